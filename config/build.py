@@ -1,0 +1,203 @@
+"""From declared files to points: every default that an engineer need not write."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from config.findings import Finding
+from config.model import Channel, InstrumentFile, SamplingEntry, ScanEntry
+from config.points import (
+    GATEWAY_EQUIPMENT,
+    GATEWAY_POINTS,
+    NO_POINT,
+    RULE_EQUIPMENT,
+    PointDef,
+    PointKind,
+    rule_channel,
+)
+from config.site import Instrument, Personality, ScanClass
+
+NS_PER_S: Final = 1_000_000_000
+AGE_PERIODS: Final = 3  # a point may miss two polls before it is too old
+FLOAT32_RELATIVE: Final = 1e-6  # a float32 that went to a device and back differs by less
+
+_NO_UNITS: Final = frozenset({"", "na", "n/a", "none", "-"})
+_DISCRETE_TYPES: Final = frozenset({"coil", "coils", "discreteinputs", "discreteinput", "digital"})
+_INTEGER_TYPES: Final = ("int", "uint", "hex", "nr1")
+
+
+def seconds_ns(seconds: float) -> int:
+    """Seconds to whole nanoseconds."""
+    return round(seconds * NS_PER_S)
+
+
+def period_ns(entry: SamplingEntry | ScanEntry) -> int:
+    """The period of a scan class or of the scan, at least 1 ns."""
+    number = entry.Rate if isinstance(entry, SamplingEntry) else entry.Period
+    return max(1, seconds_ns(number if entry.Unit in ("S", "s") else number / 1000))
+
+
+def point_kind(channel: Channel) -> PointKind:
+    """Discrete for what switches or counts states. A seed's `Type` "Analog" is always analog."""
+    form = channel.Type.lower()
+    if form == "analog":
+        return "analog"
+    if channel.States or channel.DataType.lower() in ("bool", "bit") or form in _DISCRETE_TYPES:
+        return "discrete"
+    return "analog"
+
+
+def default_tolerance(channel: Channel) -> float:
+    """Largest difference between setpoint and read-back that rounding can explain, in units.
+
+    A discrete point must read back exactly. For a number it is half of the last decimal that is
+    shown, one count of an integer register, and a millionth of the span for float32.
+    """
+    if point_kind(channel) == "discrete":
+        return 0.0
+    half_decimal = 0.0 if channel.Decimal is None else 0.5 * 10.0**-channel.Decimal
+    if channel.DataType.lower().startswith(_INTEGER_TYPES):
+        return max(abs(channel.Scalar), half_decimal)
+    limits = [abs(x) for x in (channel.Minimum, channel.Maximum) if x is not None]
+    return half_decimal + FLOAT32_RELATIVE * max([1.0, *limits])
+
+
+class PointBuilder:
+    """Numbers the points of a site, in the order of its files."""
+
+    def __init__(
+        self, sampling: Mapping[str, SamplingEntry], classes: Mapping[str, ScanClass]
+    ) -> None:
+        """`sampling` and `classes` have the same keys; there is at least one."""
+        self._by_speed = sorted(classes.values(), key=lambda c: c.period_ns)
+        self._filter_keys = {name: entry.FilterKey for name, entry in sampling.items()}
+        self.points: list[PointDef] = []
+        self.findings: list[Finding] = []
+
+    def instrument(self, file: str, content: InstrumentFile) -> Instrument:
+        """The active channels of one instrument as points."""
+        tags = content.EquipmentTags
+        active = {name: channel for name, channel in content.Channels.items() if channel.Active}
+        numbers = {name: len(self.points) + 1 + i for i, name in enumerate(active)}
+        made: dict[str, PointDef] = {}
+        for name, channel in active.items():
+            scan_class = self._scan_class(file, name, channel)
+            made[name] = _device_point(
+                tags.EquipmentName, name, channel, numbers, scan_class, tags.Timeout
+            )
+        self.points += made.values()
+        return Instrument(tags.EquipmentName, file, tags, active, made)
+
+    def gateway(self) -> None:
+        """The gateway's own points."""
+        for channel, kind, units, writable, description in GATEWAY_POINTS:
+            self.points.append(
+                PointDef(
+                    index=len(self.points) + 1,
+                    tag=f"{GATEWAY_EQUIPMENT}.{channel}",
+                    equipment=GATEWAY_EQUIPMENT,
+                    channel=channel,
+                    kind=kind,
+                    source="gateway",
+                    units=units,
+                    description=description,
+                    writable=writable,
+                    value_min=0.0 if writable else math.nan,
+                    value_max=1.0 if writable else math.nan,
+                )
+            )
+
+    def rules(self, personality: Personality) -> None:
+        """One discrete point an active rule: alarms, states, controls."""
+        self._rules("alarm", ((n, r.Description) for n, r in personality.alarms.items()))
+        self._rules("state", ((n, r.Description) for n, r in personality.states.items()))
+        self._rules("control", ((n, r.Description) for n, r in personality.controls.items()))
+
+    def _rules(self, kind: str, rules: Iterable[tuple[str, str]]) -> None:
+        equipment = RULE_EQUIPMENT[kind]
+        for name, description in rules:
+            channel = rule_channel(name)
+            self.points.append(
+                PointDef(
+                    index=len(self.points) + 1,
+                    tag=f"{equipment}.{channel}",
+                    equipment=equipment,
+                    channel=channel,
+                    kind="discrete",
+                    source="rule",
+                    description=description,
+                )
+            )
+
+    def _scan_class(self, file: str, name: str, channel: Channel) -> ScanClass | None:
+        if "R" not in channel.ReadWrite:
+            return None
+        for scan_class in self._by_speed:  # where several match, the fastest counts
+            if self._filter_keys[scan_class.name] in channel.Tags:
+                return scan_class
+        slowest = self._by_speed[-1]
+        keys = ", ".join(self._filter_keys[c.name] for c in self._by_speed)
+        self.findings.append(
+            Finding(
+                file,
+                f"Channels.{name}.Tags",
+                "scan-class-missing",
+                f"No tag names a scan class, so the slowest ({slowest.name}) polls it. "
+                f"Add one of: {keys}.",
+                "warning",
+            )
+        )
+        return slowest
+
+
+def _device_point(
+    equipment: str,
+    name: str,
+    channel: Channel,
+    numbers: Mapping[str, int],
+    scan_class: ScanClass | None,
+    timeout_s: float,
+) -> PointDef:
+    readable = "R" in channel.ReadWrite
+    writable = "W" in channel.ReadWrite
+    age_ns = 0
+    if scan_class is not None:
+        age_ns = AGE_PERIODS * scan_class.period_ns + seconds_ns(timeout_s)
+        if channel.AgeLimit is not None:
+            age_ns = seconds_ns(channel.AgeLimit)
+    read_back = NO_POINT
+    if writable:
+        shown_by = channel.ReadBack or (name if readable else "")
+        read_back = numbers.get(shown_by, NO_POINT)
+    safe = _or_nan(channel.SafeValue)
+    tolerance = channel.Tolerance
+    return PointDef(
+        index=numbers[name],
+        tag=f"{equipment}.{name}",
+        equipment=equipment,
+        channel=name,
+        kind=point_kind(channel),
+        units="" if channel.Units.lower() in _NO_UNITS else channel.Units,
+        description=channel.Description,
+        readable=readable,
+        writable=writable,
+        scan_class="" if scan_class is None else scan_class.name,
+        age_ns_max=age_ns,
+        deadband=channel.Deadband,
+        heartbeat_ns=seconds_ns(channel.Heartbeat),
+        value_min=_or_nan(channel.Minimum),
+        value_max=_or_nan(channel.Maximum),
+        safe_value=safe,
+        fallback=safe if channel.Fallback is None else channel.Fallback,
+        rate_max_per_s=_or_nan(channel.RateMax),
+        lease_ns=0 if channel.Lease is None else seconds_ns(channel.Lease),
+        tolerance=default_tolerance(channel) if tolerance is None else tolerance,
+        read_back=read_back,
+        states=tuple(channel.States),
+    )
+
+
+def _or_nan(number: float | None) -> float:
+    return math.nan if number is None else number

@@ -1,0 +1,372 @@
+"""The site files as pydantic models: every key that Gatepost knows, with its default.
+
+The form is that of the seed system (idaholab/node-red, Apache-2.0): its files load unchanged.
+Keys that the seed does not have are marked "Gatepost". Unknown keys are refused, because a
+mistyped ``ReadWrit`` that is silently dropped is worse than one that stops the start.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+JsonLogic = Any  # checked by safety/jsonlogic.py, which knows the operators
+
+
+class Keys(BaseModel):
+    """Base of all: immutable, no unknown keys, numbers must be finite, no silent coercion."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, populate_by_name=True
+    )
+
+
+# Several keys have the name of the class that they hold. Inside a class body the key hides the
+# class, so the annotations use these second names, which follow each class.
+Seconds = Annotated[float, Field(gt=0, le=31_536_000)]  # up to a year
+DelaySeconds = Annotated[float, Field(ge=0, le=31_536_000)]
+
+
+# ---------------------------------------------------------------- *-Config.json
+
+
+class SystemTags(Keys):
+    """Who the system is; `Personality` and `Database` name files beside it."""
+
+    SystemName: str
+    SystemType: str = ""
+    SystemLocation: str = ""
+    Emails: str = ""
+    IP: str = ""
+    Personality: str | None = None
+    RootPath: str = ""  # the seed's; not used, the site folder is the root
+    Reference: str = ""
+    Database: str | None = None
+
+
+_SystemTags = SystemTags
+
+
+class EquipmentEntry(Keys):
+    """One line of the equipment list: `Config` names the instrument file."""
+
+    Type: str = ""
+    Active: bool = True
+    Config: str
+
+
+class SamplingEntry(Keys):
+    """A scan class: channels whose `FilterTopic` list holds `FilterKey` are polled every `Rate`."""
+
+    FilterTopic: Literal["Tags"] = "Tags"
+    FilterKey: str
+    Rate: Annotated[float, Field(gt=0, le=86_400_000)]
+    Unit: Literal["S", "s", "MS", "ms"] = "S"
+
+
+class ScanEntry(Keys):
+    """Gatepost: the period of the scan (interlocks, trips, outputs)."""
+
+    Period: Annotated[float, Field(gt=0, le=86_400_000)] = 100
+    Unit: Literal["S", "s", "MS", "ms"] = "ms"
+
+
+class SystemConfig(Keys):
+    """``<name>-Config.json``: the root of a site folder."""
+
+    SystemTags: _SystemTags
+    Equipment: dict[str, EquipmentEntry]
+    DataSampling: dict[str, SamplingEntry]
+    Scan: ScanEntry = ScanEntry()  # Gatepost
+
+
+# ---------------------------------------------------------------- instrument files
+
+
+class Connection(Keys):
+    """How to reach a device: IP and unit, or a serial line."""
+
+    IP: str | None = None
+    Unit: int | str | None = None
+    Port: str | None = None
+    Stopbits: float | None = None
+    Bytesize: int | None = None
+    Parity: str | None = None
+    Baudrate: int | None = None
+
+
+_Connection = Connection
+
+
+Order = Literal["Big", "Little"]
+
+
+class EquipmentTags(Keys):
+    """Identity and connection of one instrument."""
+
+    EquipmentName: str
+    EquipmentType: str = ""
+    Communication: str
+    PortNum: Annotated[int, Field(ge=1, le=65535)] | None = None
+    Connection: _Connection | None = None
+    ByteOrder: Order = "Big"
+    WordOrder: Order = "Big"
+    EquipmentLocation: str = ""
+    Emails: str = ""
+    Reference: str = ""
+    VISA_address: str | None = None
+    ReadTerminalChar: str | None = None
+    WriteTerminalChar: str | None = None
+    DataReadTopic: str | None = None
+    DataWriteTopic: str | None = None
+    TargetIP: str | None = None
+    Server: str | None = None
+    # Gatepost
+    Timeout: Annotated[float, Field(gt=0, le=60)] = 1.0  # s, for one answer
+    Retries: Annotated[int, Field(ge=0, le=10)] = 1  # further tries of a request with no answer
+    Depth: Annotated[int, Field(ge=1, le=16)] = 1  # requests in flight
+    BlockMax: Annotated[int, Field(ge=1, le=2000)] | None = None  # registers or bits a request
+    GapMax: Annotated[int, Field(ge=0, le=124)] = 8  # unused registers read along in a block
+
+
+_EquipmentTags = EquipmentTags
+
+
+class Channel(Keys):
+    """One channel of an instrument: its address, its decoding, its limits."""
+
+    Active: bool = True
+    DataType: str = "float32"
+    Type: str = ""
+    ReadWrite: Literal["R", "W", "RW"] = "R"
+    Module: int | None = None
+    Channel: int | None = None
+    Registers: Annotated[int, Field(ge=1, le=4)] | None = None
+    IOPoint: int | str | None = None
+    BitStart: Annotated[int, Field(ge=0, le=63)] | None = None
+    BitEnd: Annotated[int, Field(ge=0, le=63)] | None = None
+    Unit: int | str | None = None
+    Scalar: float = 1.0
+    Offset: float = 0.0
+    Decimal: Annotated[int, Field(ge=0, le=15)] | None = None
+    Units: str = ""
+    Tags: list[str] = []
+    RequestText: str | None = None
+    Init_Func: bool | str | None = None
+    Init_Text: str | None = None
+    ArrayPos: Annotated[int, Field(ge=0)] | None = None
+    QueryText: str | None = None
+    # Gatepost
+    Description: str = ""
+    WriteText: str | None = None  # SCPI: text to send, {value} stands for the number
+    ByteOrder: Order | None = None  # overrides the instrument's
+    WordOrder: Order | None = None
+    Sentinels: list[float] = []  # raw numbers that mean "no value"
+    Minimum: float | None = None  # engineering range; a command outside is refused
+    Maximum: float | None = None
+    SafeValue: float | None = None  # what an output takes at start and on a trip
+    Fallback: float | None = None  # what follows a setpoint that ended; default SafeValue
+    RateMax: Annotated[float, Field(gt=0)] | None = None  # units a second, for commands
+    Lease: Seconds | None = None  # s, longest lease of a remote setpoint
+    AgeLimit: Seconds | None = None  # s; default 3 periods + Timeout
+    Deadband: Annotated[float, Field(ge=0)] = 0.0  # units of the point
+    Heartbeat: Seconds = 60.0  # s, longest silence
+    ReadBack: str | None = None  # channel of this instrument that shows a W channel's output
+    Tolerance: Annotated[float, Field(ge=0)] | None = None  # read-back; default one resolution
+    States: list[str] = []  # names of discrete values 0, 1, 2, ...
+
+
+class InstrumentFile(Keys):
+    """One instrument file."""
+
+    EquipmentTags: _EquipmentTags
+    Channels: dict[str, Channel]
+
+
+# ---------------------------------------------------------------- personality files
+
+
+class PersonalityTags(Keys):
+    """Who wrote the personality, and where it belongs."""
+
+    PersonalityName: str = ""
+    PersonalityLocation: str = ""
+    Emails: str = ""
+    IPAddress: Annotated[str, Field(alias="IP Address")] = ""
+    Reference: str = ""
+    Author: str = ""
+
+
+class PersonalityComponents(Keys):
+    """The files a personality consists of."""
+
+    SystemStates: str | None = None
+    AlarmStates: str | None = None
+    ControlStates: str | None = None
+    Database: str | None = None
+
+
+class PersonalityFile(Keys):
+    """The root of a personality."""
+
+    PersonalityConfig: PersonalityTags = PersonalityTags()
+    Components: PersonalityComponents
+
+
+BadPolicy = Literal["trip", "hold", "ignore"]
+
+
+class Rule(Keys):
+    """What alarms, controls and states share: a condition in one of two forms.
+
+    Either `Rule` (JsonLogic) with `Data` (name -> ``$LiveData/Equipment/Channel``,
+    ``$AlarmState/<alarm name>`` or ``$SystemState/<state name>``), or the infix form.
+    """
+
+    Active: bool = True
+    Rule: JsonLogic = None
+    Data: dict[str, str] = {}
+    # Gatepost
+    When: str | None = None  # infix, e.g. "Opto.Cell_Temperature >= 900 for 5s"
+    OnDelay: DelaySeconds = 0.0  # s
+    OffDelay: DelaySeconds = 0.0  # s
+    OnBad: BadPolicy | None = None  # default: trip for controls, hold for alarms and states
+    Description: str = ""
+
+
+class AlarmRule(Rule):
+    """An alarm. `Rule` returns the level or null; `When` is true or false and gives `Level`."""
+
+    Level: str = "Alarm"
+    Latch: bool = False
+    Priority: Literal["urgent", "high", "medium", "low"] = "medium"
+    Cause: str = ""
+    Consequence: str = ""
+    Action: str = ""
+
+
+class StateRule(Rule):
+    """A system state. `Rule`, or the infix `State`, returns the name of the state."""
+
+    State: str | None = None  # infix, e.g. "if(Stack.T >= 500, 'Hot', 'Cold')"
+
+
+class ControlRule(Rule):
+    """An automatic control: a cause that calls a method while it holds (and until its reset).
+
+    `Rule` returns the method's name or null; `When` is true or false and calls `Method`.
+    """
+
+    Method: str | None = None
+    Kind: Literal["Trip", "Interlock"] = "Trip"
+    Latch: bool | None = None  # default: true for a trip, false for an interlock
+
+
+class MethodPayload(Keys):
+    """The seed's request: channels of one equipment and the values they take."""
+
+    ReadWrite: Annotated[Literal["R", "W"], Field(alias="Read/Write")] = "W"
+    Channels: dict[str, float | int | bool | str]
+
+
+class MethodStep(Keys):
+    """One request of a method; the topic ``Relay/Request/<Equipment>`` names the equipment."""
+
+    Topic: str
+    Payload: MethodPayload
+
+
+class AlarmStatesFile(Keys):
+    """``*_AlarmStates.json``."""
+
+    PersonalityConfig: PersonalityTags = PersonalityTags()
+    AlarmStates: dict[str, AlarmRule]
+
+
+class SystemStatesFile(Keys):
+    """``*_SystemStates.json``."""
+
+    PersonalityConfig: PersonalityTags = PersonalityTags()
+    SystemStates: dict[str, StateRule]
+
+
+class ControlStatesFile(Keys):
+    """``*_ControlStates.json``."""
+
+    PersonalityConfig: PersonalityTags = PersonalityTags()
+    Automatic_Controls: dict[str, ControlRule] = {}
+    Control_Methods: dict[str, list[MethodStep]] = {}
+
+
+# ---------------------------------------------------------------- database file
+
+
+class DatabaseTags(Keys):
+    """Identity of the seed's logger database."""
+
+    DatabaseName: str = ""
+    DatabaseType: str = ""
+    DatabaseLocation: str = ""
+    Emails: str = ""
+    Reference: str = ""
+
+
+_DatabaseTags = DatabaseTags
+
+
+class DatabaseDetails(Keys):
+    """How the seed's logger reaches its database; kept for the cloud side."""
+
+    Server: str
+    DefaultTable: str = ""
+    NewTableVerbiage: str = ""
+    HyperTableConversionVerbiage: str = ""
+    IndexVerbiage: str = ""
+
+
+_DatabaseDetails = DatabaseDetails
+
+
+class DatabaseFile(Keys):
+    """``*_Database.json``."""
+
+    DatabaseTags: _DatabaseTags = _DatabaseTags()
+    DatabaseDetails: _DatabaseDetails
+
+
+# ---------------------------------------------------------------- link.json (Gatepost)
+
+
+class BrokerEntry(Keys):
+    """The MQTT broker of the cloud."""
+
+    URL: str = "mqtt://127.0.0.1:1883"  # mqtt://[user@]host:port
+    PasswordFile: str | None = None  # outside the site folder
+    KeepAlive: Annotated[int, Field(ge=2, le=600)] = 10  # s
+    Ack: Literal["historian", "broker"] = "historian"
+
+
+class StoreEntry(Keys):
+    """The store of frames."""
+
+    FrameInterval: Annotated[float, Field(ge=0.05, le=60)] = 0.5  # s, bound of a power cut's loss
+    FrameRecordsMax: Annotated[int, Field(ge=1, le=100_000)] = 5000
+    QuotaBytes: Annotated[int, Field(ge=1_000_000)] = 1_000_000_000
+    BacklogRecordsPerSecond: Annotated[int, Field(ge=100)] = 50_000
+
+
+class OpcUaEntry(Keys):
+    """The OPC UA server. Without security it is read-only."""
+
+    Active: bool = True
+    Endpoint: str = "opc.tcp://127.0.0.1:4840/gatepost"
+
+
+class LinkFile(Keys):
+    """``link.json``: what the link process needs. A site without it has these defaults."""
+
+    Site: str | None = None  # name in topics; default SystemName in lower case
+    Broker: BrokerEntry = BrokerEntry()
+    Store: StoreEntry = StoreEntry()
+    OpcUa: OpcUaEntry = OpcUaEntry()

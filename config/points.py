@@ -1,0 +1,130 @@
+"""Points: what a site's channels, rules and the gateway itself become.
+
+A point is an addressable value with one tag, ``Equipment.Channel``. Its definition is fixed
+while a configuration is in force; its value lives in the point table (gateway/core/table.py) in
+the layout `POINT`, the one layout used in memory and in safety kernels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+import numpy as np
+
+POINT: Final = np.dtype(
+    [
+        ("value", "f8"),
+        ("status", "u4"),  # OPC UA StatusCode, see config/status.py
+        ("flags", "u4"),
+        ("utc_ns", "i8"),  # source time, wall clock; may step
+        ("mono_ns", "i8"),  # source time, monotonic; ages are measured on this
+        ("seq", "u8"),  # journal number of the last report, 0 = none
+    ]
+)
+assert POINT.itemsize == 40
+
+# Row 0 of every point table: never written, always bad. An unwired reference points here, so
+# that no fast path needs a null check.
+NO_POINT: Final = 0
+
+PointKind = Literal["analog", "discrete"]
+PointSource = Literal["device", "rule", "gateway"]
+
+
+@dataclass(frozen=True, slots=True)
+class PointDef:
+    """One point. NaN in a limit means that none is declared.
+
+    index            row of the point table, 1 and up
+    tag              ``Equipment.Channel``, unique in the site
+    kind             ``analog`` (a number with units) or ``discrete`` (whole numbers, with names)
+    source           who writes it: a device's poll, the rule program, or the gateway itself
+    scan_class       name of the scan class that polls it; empty where no device does
+    age_ns_max       older than this is bad
+    deadband         smallest change that is reported, in units of the point
+    heartbeat_ns     longest silence between two reports
+    value_min/max    engineering range; a command outside is refused
+    safe_value       what an output takes when a trip does not say otherwise, and at start
+    fallback         what an output takes when its last setpoint ended
+    rate_max_per_s   largest change per second that a command may ask for
+    lease_ns         longest lease of a remote setpoint; 0 = operator's choice
+    tolerance        largest difference of read-back and setpoint that counts as verified
+    read_back        index of the point that shows the output; the own index where it can be read
+    states           names of discrete values, position = value
+    """
+
+    index: int
+    tag: str
+    equipment: str
+    channel: str
+    kind: PointKind = "analog"
+    source: PointSource = "device"
+    units: str = ""
+    description: str = ""
+    readable: bool = True
+    writable: bool = False
+    scan_class: str = ""
+    age_ns_max: int = 0
+    deadband: float = 0.0
+    heartbeat_ns: int = 60_000_000_000
+    value_min: float = math.nan
+    value_max: float = math.nan
+    safe_value: float = math.nan
+    fallback: float = math.nan
+    rate_max_per_s: float = math.nan
+    lease_ns: int = 0
+    tolerance: float = 0.0
+    read_back: int = NO_POINT
+    states: tuple[str, ...] = field(default=())
+
+    @property
+    def is_output(self) -> bool:
+        """True for a point of a device that commands or trips can drive."""
+        return self.writable and self.source == "device"
+
+
+# Points of the gateway itself. They stand in every site, behind the devices' points, under the
+# equipment name below; `Reset` and `E_Stop` are written by commands like any other output.
+GATEWAY_EQUIPMENT: Final = "Gateway"
+GATEWAY_POINTS: Final[tuple[tuple[str, PointKind, str, bool, str], ...]] = (
+    # channel, kind, units, writable, description
+    ("E_Stop", "discrete", "", True, "emergency stop asked for at the gateway; 1 = stop"),
+    ("Reset", "discrete", "", True, "write 1 to reset latched trips whose causes are gone"),
+    ("Scan_Lateness", "analog", "ms", False, "largest lateness of a scan in the last second"),
+    ("Scan_Overruns", "discrete", "", False, "scans skipped since the start"),
+    ("Link_Connected", "discrete", "", False, "1 while the link process listens to the journal"),
+    ("Broker_Connected", "discrete", "", False, "1 while the link holds a broker session"),
+    ("Store_Ok", "discrete", "", False, "1 while the store takes frames; 0 = full or failed"),
+    ("Backlog", "analog", "records", False, "records stored and not yet acknowledged"),
+)
+
+# Equipment names that belong to the gateway; an instrument can't have them.
+RULE_EQUIPMENT: Final[dict[str, str]] = {
+    "alarm": "Alarms",
+    "state": "States",
+    "control": "Controls",
+}
+RESERVED_EQUIPMENT: Final = (GATEWAY_EQUIPMENT, *RULE_EQUIPMENT.values())
+
+# Folders that the seed's rule names start with; the tag's equipment says the same.
+_RULE_FOLDERS: Final = ("Alarms/", "Controls/", "Control/")
+
+
+def rule_channel(name: str) -> str:
+    """The channel part of a rule's tag: `name` without its folder, slashes as underscores."""
+    for folder in _RULE_FOLDERS:
+        if name.startswith(folder):
+            name = name.removeprefix(folder)
+            break
+    return name.replace("/", "_")
+
+
+def rule_tag(kind: str, name: str) -> str:
+    """The tag of a rule's own point, e.g. ``Alarms.Cell_OverTemp``.
+
+    kind   ``alarm``, ``state`` or ``control``
+    name   the key in the rules' file, e.g. ``Alarms/Cell_OverTemp``
+    """
+    return f"{RULE_EQUIPMENT[kind]}.{rule_channel(name)}"

@@ -1,0 +1,140 @@
+"""Each cross-check finds its mistake, names the key, and is silent on a right site."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from config.check import CHECKS, check_site
+from config.load import load_site
+from tests.config.building import CONFIG, METER, change, mini_files, write_site
+
+LIMIT = "Channels.Limit"
+RELAY = "Channels.Relay"
+POWER = "Channels.Power"
+SECOND = {
+    "EquipmentTags": {
+        "EquipmentName": "Twin",
+        "Communication": "ModbusTcpGeneric",
+        "PortNum": 502,
+        "Connection": {"IP": "192.0.2.1"},
+    },
+    "Channels": {"Power": {"Type": "IRegister", "IOPoint": 0, "Tags": ["Slow"]}},
+}
+
+# Mistakes that can't be made without the second one.
+PAIRED = {("fallback-missing", "safe-value-missing"), ("period-limit", "scan-class-fast")}
+
+# rule, severity, key of the finding, changes (file, key, value)
+CASES: list[tuple[str, str, str, list[tuple[str, str, Any]]]] = [
+    ("range-reversed", "error", f"{POWER}.Minimum",
+     [(METER, f"{POWER}.Minimum", 5), (METER, f"{POWER}.Maximum", 4)]),
+    ("safe-value-range", "error", f"{LIMIT}.SafeValue", [(METER, f"{LIMIT}.SafeValue", 101)]),
+    ("safe-value-range", "error", f"{LIMIT}.SafeValue", [(METER, f"{LIMIT}.SafeValue", -1)]),
+    ("safe-value-range", "error", f"{LIMIT}.Fallback", [(METER, f"{LIMIT}.Fallback", 100.1)]),
+    ("safe-value-state", "error", f"{RELAY}.SafeValue", [(METER, f"{RELAY}.SafeValue", 2)]),
+    ("safe-value-state", "error", f"{RELAY}.Fallback", [(METER, f"{RELAY}.Fallback", 0.5)]),
+    ("safe-value-state", "error", f"{RELAY}.Fallback", [(METER, f"{RELAY}.Fallback", -1)]),
+    ("safe-value-missing", "warning", f"{LIMIT}.SafeValue", [(METER, f"{LIMIT}.SafeValue", None)]),
+    ("fallback-missing", "error", f"{LIMIT}.Lease",
+     [(METER, f"{LIMIT}.SafeValue", None), (METER, f"{LIMIT}.Lease", 60)]),
+    ("output-key-unused", "error", f"{POWER}.SafeValue", [(METER, f"{POWER}.SafeValue", 0)]),
+    ("output-key-unused", "error", f"{POWER}.Lease", [(METER, f"{POWER}.Lease", 9)]),
+    ("read-back-unknown", "error", f"{RELAY}.ReadBack", [(METER, f"{RELAY}.ReadBack", "Nothing")]),
+    ("read-back-unknown", "error", f"{RELAY}.ReadBack", [(METER, f"{RELAY}.ReadBack", "Relay")]),
+    ("read-back-unknown", "error", f"{RELAY}.ReadBack",
+     [(METER, "Channels.Relay_State.Active", False)]),
+    ("output-unverifiable", "warning", f"{RELAY}.ReadBack", [(METER, f"{RELAY}.ReadBack", None)]),
+    ("age-limit-short", "error", f"{POWER}.AgeLimit", [(METER, f"{POWER}.AgeLimit", 1.9)]),
+    ("states-duplicate", "error", f"{RELAY}.States",
+     [(METER, f"{RELAY}.States", ["Open", "Shut", "Open"])]),
+    ("deadband-discrete", "error", f"{RELAY}.Deadband", [(METER, f"{RELAY}.Deadband", 1)]),
+    ("equipment-empty", "warning", "Equipment", [(CONFIG, "Equipment", {})]),
+    ("equipment-empty", "warning", "Channels", [(METER, "Channels", {})]),
+    ("connection-contradiction", "error", "EquipmentTags.VISA_address",
+     [(METER, "EquipmentTags.VISA_address", "TCPIP::192.0.2.1::5025::SOCKET")]),
+    ("connection-contradiction", "error", "EquipmentTags.VISA_address",
+     [(METER, "EquipmentTags.VISA_address", "TCPIP0::192.0.2.2::502::SOCKET")]),
+    ("endpoint-shared", "warning", "EquipmentTags.Connection",
+     [(CONFIG, "Equipment.Twin", {"Config": "Twin.json"}), ("Twin.json", "EquipmentTags",
+      SECOND["EquipmentTags"]), ("Twin.json", "Channels", SECOND["Channels"])]),
+    ("period-limit", "error", "Scan.Period", [(CONFIG, "Scan.Period", 9.9)]),
+    ("period-limit", "error", "DataSampling.Fast.Rate",
+     [(CONFIG, "DataSampling.Fast.Rate", 5), (CONFIG, "Scan.Period", 10)]),
+    ("scan-class-fast", "warning", "DataSampling.Fast.Rate",
+     [(CONFIG, "DataSampling.Fast.Rate", 99)]),
+    ("scan-class-shadowed", "warning", "DataSampling.Slow.FilterKey",
+     [(CONFIG, "DataSampling.Slow.FilterKey", "Fast"), (METER, f"{POWER}.Tags", ["Fast"])]),
+    ("broker-url", "error", "Broker.URL", [("link.json", "Broker.URL", "mqtts://broker:8883")]),
+    ("broker-url", "error", "Broker.URL", [("link.json", "Broker.URL", "broker")]),
+    ("broker-url", "error", "Broker.URL", [("link.json", "Broker.URL", "mqtt://broker:99999")]),
+    ("broker-url", "error", "Broker.URL", [("link.json", "Broker.URL", "mqtt://[::1")]),
+    ("broker-url", "error", "Broker.URL", [("link.json", "Broker.URL", "mqtt://host/topic")]),
+    ("broker-url", "error", "Broker.URL", [("link.json", "Broker.URL", "")]),
+    ("broker-user-missing", "error", "Broker.PasswordFile",
+     [("link.json", "Broker.PasswordFile", "/etc/gatepost/password")]),
+    ("opcua-endpoint", "error", "OpcUa.Endpoint",
+     [("link.json", "OpcUa.Endpoint", "http://0.0.0.0:4840")]),
+    ("opcua-endpoint", "error", "OpcUa.Endpoint", [("link.json", "OpcUa.Endpoint", "opc.tcp://")]),
+    ("secret-inside", "error", "Broker.URL",
+     [("link.json", "Broker.URL", "mqtt://edge:secret@broker:1883")]),
+    ("secret-inside", "error", "Broker.PasswordFile",
+     [("link.json", "Broker.URL", "mqtt://edge@broker"),
+      ("link.json", "Broker.PasswordFile", "password")]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rule", "severity", "key", "changes"), CASES)
+def test_a_check_finds_its_mistake_and_nothing_else(
+    tmp_path: Path, rule: str, severity: str, key: str, changes: list[tuple[str, str, Any]]
+) -> None:
+    files = mini_files()
+    for change_made in changes:
+        change(files, *change_made)
+    site, findings = load_site(write_site(tmp_path, files))
+    assert site is not None
+    assert findings == []
+    found = [(f.rule, f.severity, f.key) for f in check_site(site)]
+    assert [f for f in found if (rule, f[0]) not in PAIRED] == [(rule, severity, key)]
+
+
+def test_every_check_has_a_case_and_yields_its_own_rule_only() -> None:
+    assert {rule for rule, _ in CHECKS} == {rule for rule, *_ in CASES}
+    assert len({rule for rule, _ in CHECKS}) == len(CHECKS)
+
+
+def test_a_right_site_has_no_findings(tmp_path: Path) -> None:
+    site, findings = load_site(write_site(tmp_path, mini_files()))
+    assert site is not None
+    assert findings + check_site(site) == []
+
+
+def test_a_password_file_in_the_site_folder_is_found_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "alias").symlink_to(tmp_path / "site")
+    files = mini_files()
+    change(files, "link.json", "Broker.URL", "mqtt://edge@broker")
+    change(files, "link.json", "Broker.PasswordFile", str(tmp_path / "alias" / "password"))
+    site, _ = load_site(write_site(tmp_path / "site", files))
+    assert site is not None
+    assert [f.rule for f in check_site(site)] == ["secret-inside"]
+
+
+def test_a_password_file_elsewhere_is_right(tmp_path: Path) -> None:
+    files = mini_files()
+    change(files, "link.json", "Broker.URL", "mqtt://edge@broker")
+    change(files, "link.json", "Broker.PasswordFile", str(tmp_path / "password"))
+    site, _ = load_site(write_site(tmp_path / "site", files))
+    assert site is not None
+    assert check_site(site) == []
+
+
+def test_the_password_of_a_wrong_url_is_not_printed(tmp_path: Path) -> None:
+    files = mini_files()
+    change(files, "link.json", "Broker.URL", "http://edge:hunter2@broker")
+    site, _ = load_site(write_site(tmp_path, files))
+    assert site is not None
+    found = check_site(site)
+    assert {f.rule for f in found} == {"broker-url", "secret-inside"}
+    assert "hunter2" not in "".join(map(str, found))
