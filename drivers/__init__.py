@@ -1,0 +1,1 @@
+"""How to speak to equipment: one file a protocol, and one line for it in drivers/registry.py."""
