@@ -1,0 +1,141 @@
+"""The kernel as machine code: compiled by numba once, linked by LLVM alone ever after.
+
+Importing numba and starting its compiler costs a process 100 MB and most of its start-up time,
+although nothing is left to compile. So the object code of `safety.kernel.evaluate` is taken out
+of numba behind a plain C entry, kept by the caller (gateway/kernel_cache.py), and linked into
+later processes without numba. What runs is the same machine code, from the same source.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from config.points import POINT
+from safety.layout import CELL, EFFECT, LAYOUT_STAMP, OUTPUT, RULE, STATE
+
+# Element types of the arrays of `safety.kernel.evaluate`, in its order.
+ARRAYS: Final = tuple(
+    np.dtype(kind)
+    for kind in (
+        *(POINT, RULE, np.int32, np.float64, EFFECT, np.int32),
+        *(STATE, np.int64, np.int64, OUTPUT, CELL, np.int32),
+    )
+)
+
+# numba's wrapper refers to its runtime on the path of a Python exception. The kernel raises none
+# and owns no memory, so the names only have to exist.
+_NEVER_CALLED: Final = (
+    "NRT_Free",
+    "NRT_MemInfo_call_dtor",
+    "numba_gil_ensure",
+    "numba_gil_release",
+    "numba_unpickle",
+)
+
+Evaluate = Callable[..., int]
+
+
+class MachineCodeError(Exception):
+    """The object code is not the kernel of this version; compile it anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineCode:
+    """ELF object code and the name of its entry."""
+
+    symbol: str
+    code: bytes
+
+
+def compile_kernel() -> MachineCode:
+    """Compile the kernel for this CPU, or for the one that ``NUMBA_CPU_NAME`` names. Seconds."""
+    from numba import carray, cfunc, types
+    from numba.np import numpy_support
+
+    from safety.kernel import evaluate
+
+    pointers = [types.CPointer(numpy_support.from_dtype(kind)) for kind in ARRAYS]  # type: ignore[arg-type]
+    sizes = types.CPointer(types.int64)
+    signature = types.int64(*pointers, sizes, types.int64, types.int64)
+
+    @cfunc(signature, error_model="numpy")
+    def entry(a, b, c, d, e, f, g, h, i, j, k, m, n, now_ns, reset):  # type: ignore[no-untyped-def]
+        return evaluate(
+            carray(a, n[0]),
+            carray(b, n[1]),
+            carray(c, n[2]),
+            carray(d, n[3]),
+            carray(e, n[4]),
+            carray(f, n[5]),
+            carray(g, n[6]),
+            carray(h, n[7]),
+            carray(i, n[8]),
+            carray(j, n[9]),
+            carray(k, n[10]),
+            carray(m, n[11]),
+            now_ns,
+            reset != 0,
+        )
+
+    return MachineCode(entry._wrapper_name, entry._library._get_compiled_object())
+
+
+def link(machine_code: MachineCode) -> Evaluate:
+    """Object code -> a function with the arguments of `safety.kernel.evaluate`.
+
+    Raises MachineCodeError where the code has no such entry.
+    """
+    from llvmlite import binding
+
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    placeholder = ctypes.cast(ctypes.pythonapi.Py_IsInitialized, ctypes.c_void_p).value
+    for name in _NEVER_CALLED:
+        binding.add_symbol(name, placeholder)
+    target = binding.Target.from_default_triple().create_target_machine()
+    linker = binding.create_mcjit_compiler(binding.parse_assembly(""), target)
+    try:
+        linker.add_object_file(binding.object_file.ObjectFileRef.from_data(machine_code.code))
+        linker.finalize_object()
+        address = linker.get_function_address(machine_code.symbol)
+    except RuntimeError as error:
+        raise MachineCodeError(str(error)) from error
+    if not address:
+        raise MachineCodeError("the object code has no entry of that name")
+    return _Linked(linker, address)
+
+
+class _Linked:
+    """The linked kernel. Arrays that stay the same from call to call are looked up once."""
+
+    def __init__(self, linker: Any, address: int) -> None:
+        self._linker = linker  # owns the memory that the code lies in
+        pointers = [ctypes.c_void_p] * (len(ARRAYS) + 1)
+        integers = [ctypes.c_int64, ctypes.c_int64]
+        self._call = ctypes.CFUNCTYPE(ctypes.c_int64, *pointers, *integers)(address)
+        self._arrays: tuple[Any, ...] = ()
+        self._addresses: list[int] = []
+        self._sizes = np.zeros(len(ARRAYS), dtype=np.int64)
+
+    def __call__(self, *arguments: Any) -> int:
+        arrays, (now_ns, reset) = arguments[: len(ARRAYS)], arguments[len(ARRAYS) :]
+        if len(arrays) != len(self._arrays) or any(
+            new is not old for new, old in zip(arrays, self._arrays, strict=True)
+        ):
+            self._take(arrays)
+        return int(self._call(*self._addresses, self._sizes.ctypes.data, now_ns, int(reset)))
+
+    def _take(self, arrays: tuple[Any, ...]) -> None:
+        for array, kind in zip(arrays, ARRAYS, strict=True):
+            assert array.dtype == kind and array.ndim == 1 and array.flags.c_contiguous
+        self._sizes[:] = [array.shape[0] for array in arrays]
+        self._addresses = [array.ctypes.data for array in arrays]
+        self._arrays = arrays  # kept alive for as long as their addresses are used
+
+
+__all__ = ["LAYOUT_STAMP", "MachineCode", "MachineCodeError", "compile_kernel", "link"]

@@ -1,0 +1,198 @@
+"""Sites made of a few lines, and plants of numbers to scan: what the tests of safety/ share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from config import status
+from config.findings import Finding
+from config.model import (
+    AlarmStatesFile,
+    Channel,
+    ControlStatesFile,
+    EquipmentTags,
+    LinkFile,
+    SystemConfig,
+    SystemStatesFile,
+)
+from config.points import POINT, PointDef, rule_channel, rule_tag
+from config.site import Instrument, Personality, ScanClass, Site
+from safety import kernel, reference
+from safety.compile import compile_site
+from safety.engine import Engine
+
+MS = 1_000_000
+S = 1_000_000_000
+EVALUATORS: dict[str, Callable[..., int]] = {
+    "kernel": kernel.evaluate,
+    "reference": reference.evaluate,
+}
+
+
+def make_site(
+    channels: Mapping[str, Mapping[str, Any]],
+    alarms: Mapping[str, Any] | None = None,
+    states: Mapping[str, Any] | None = None,
+    controls: Mapping[str, Any] | None = None,
+    methods: Mapping[str, Any] | None = None,
+) -> Site:
+    """A site of channels (tag -> keys of a channel) and rules, in the form of the site's files."""
+    points: list[PointDef] = []
+    instruments: dict[str, tuple[dict[str, Channel], dict[str, PointDef]]] = {}
+    for tag, keys in channels.items():
+        equipment, _, name = tag.partition(".")
+        channel = Channel(**{"Type": "Analog", **keys})
+        point = _device_point(len(points) + 1, tag, channel)
+        points.append(point)
+        parts = instruments.setdefault(equipment, ({}, {}))
+        parts[0][name], parts[1][name] = channel, point
+    alarm_file = AlarmStatesFile(AlarmStates=dict(alarms or {}))
+    state_file = SystemStatesFile(SystemStates=dict(states or {}))
+    control_file = ControlStatesFile(
+        Automatic_Controls=dict(controls or {}), Control_Methods=dict(methods or {})
+    )
+    personality = Personality(
+        alarm_file.AlarmStates,
+        state_file.SystemStates,
+        control_file.Automatic_Controls,
+        control_file.Control_Methods,
+        "AlarmStates.json",
+        "SystemStates.json",
+        "ControlStates.json",
+    )
+    for channel_name in ("E_Stop", "Reset"):
+        tag = f"Gateway.{channel_name}"
+        number = len(points) + 1
+        points.append(PointDef(number, tag, "Gateway", channel_name, "discrete", "gateway"))
+    _add_rule_points(points, personality)
+    system = SystemConfig.model_validate(
+        {
+            "SystemTags": {"SystemName": "test"},
+            "Equipment": {name: {"Config": f"{name}.json"} for name in instruments},
+            "DataSampling": {"Fast": {"FilterKey": "Fast", "Rate": 1}},
+        }
+    )
+    return Site(
+        name="test",
+        folder=Path("test"),
+        system=system,
+        instruments={
+            name: Instrument(
+                name,
+                f"{name}.json",
+                EquipmentTags(EquipmentName=name, Communication="Virtual"),
+                *parts,
+            )
+            for name, parts in instruments.items()
+        },
+        personality=personality,
+        link=LinkFile(),
+        scan_classes={"Fast": ScanClass("Fast", S)},
+        scan_period_ns=100 * MS,
+        points=tuple(points),
+        hash="0" * 16,
+    )
+
+
+def _device_point(index: int, tag: str, channel: Channel) -> PointDef:
+    equipment, _, name = tag.partition(".")
+
+    def number(value: float | None) -> float:
+        return math.nan if value is None else value
+
+    return PointDef(
+        index=index,
+        tag=tag,
+        equipment=equipment,
+        channel=name,
+        kind="analog" if channel.Type == "Analog" else "discrete",
+        readable="R" in channel.ReadWrite,
+        writable="W" in channel.ReadWrite,
+        value_min=number(channel.Minimum),
+        value_max=number(channel.Maximum),
+        safe_value=number(channel.SafeValue),
+        states=tuple(channel.States),
+    )
+
+
+def _add_rule_points(points: list[PointDef], personality: Personality) -> None:
+    kinds = (
+        ("alarm", "Alarms", personality.alarms),
+        ("state", "States", personality.states),
+        ("control", "Controls", personality.controls),
+    )
+    for kind, equipment, rules in kinds:
+        for name in rules:
+            tag = rule_tag(kind, name)
+            points.append(
+                PointDef(len(points) + 1, tag, equipment, rule_channel(name), "discrete", "rule")
+            )
+
+
+def errors(findings: list[Finding]) -> list[str]:
+    """The names of the checks that found an error, sorted."""
+    return sorted(finding.rule for finding in findings if finding.severity == "error")
+
+
+class Plant:
+    """A point table and an engine over it; time moves by `scan`."""
+
+    def __init__(self, site: Site, evaluate: Callable[..., int] = kernel.evaluate) -> None:
+        program, findings = compile_site(site)
+        assert program is not None, "\n".join(map(str, findings))
+        self.site = site
+        self.program = program
+        self.engine = Engine(program, evaluate)
+        self.rows: NDArray[np.void] = np.zeros(len(site.points) + 1, dtype=POINT)
+        self.rows["status"] = status.BAD_WAITING_FOR_INITIAL_DATA
+        self.rows["value"] = math.nan
+        self.now_ns = 1000 * S
+        self._numbers = {info.name: at for at, info in enumerate(program.info)}
+        for point in site.points:
+            if point.source == "gateway":
+                self.set(point.tag, 0.0)
+
+    def set(self, tag: str, value: float, code: int = status.GOOD) -> None:
+        """Write one point as a poll does."""
+        row = self.rows[self.site.index[tag]]
+        row["value"], row["status"], row["mono_ns"] = value, code, self.now_ns
+
+    def worsen(self, tag: str, code: int = status.BAD_NO_COMMUNICATION) -> None:
+        """Lose a point: its value and its age stay."""
+        self.rows[self.site.index[tag]]["status"] = code
+
+    def scan(self, step_ns: int = 100 * MS, reset: bool = False) -> list[str]:
+        """Move time, scan; returns the names of the rules that changed."""
+        self.now_ns += step_ns
+        changed = self.engine.scan(self.rows, self.now_ns, reset)
+        return [self.program.info[at].name for at in changed]
+
+    def rule(self, name: str) -> int:
+        """The row of a rule."""
+        return self._numbers[name]
+
+    def level(self, name: str) -> str | None:
+        """What a rule shows; None where it is inactive."""
+        return self.program.strings[self.engine.level[self.rule(name)]] or None
+
+    def latched(self, name: str) -> bool:
+        """Whether a rule is latched."""
+        return bool(self.engine.latched[self.rule(name)])
+
+    def first_out(self, name: str) -> int:
+        """A rule's first-out number."""
+        return int(self.engine.first_out[self.rule(name)])
+
+    def demand(self, tag: str) -> tuple[float, int, str]:
+        """Value, rank and cause of the demand on an output."""
+        at = self.program.outputs.tolist().index(self.site.index[tag])
+        cause = int(self.engine.cause[at])
+        names = {-1: "", -2: "startup"}
+        name = names.get(cause) if cause < 0 else self.program.info[cause].name
+        return float(self.engine.demand[at]), int(self.engine.rank[at]), name or ""
