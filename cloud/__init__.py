@@ -1,0 +1,1 @@
+"""The far side: broker, ingest, historian. Shares config, gateway.core and sync.wire with us."""

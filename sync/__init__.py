@@ -1,0 +1,1 @@
+"""Towards the outside: frames, store, forwarder, MQTT."""

@@ -1,0 +1,96 @@
+"""Batches and their gaps: thinning, joining and cutting to the size of a frame. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from gateway.core.records import RECORD, Batch, Gap
+from sync import wire
+
+
+def gap_batch(epoch: int, first: int, last: int, reason: str) -> Batch:
+    """A batch that holds nothing but one gap."""
+    rows = np.zeros(0, dtype=RECORD)
+    return Batch(epoch, first, last, "", rows, (), (Gap(first, last, reason),))
+
+
+def without_rows(batch: Batch, reason: str) -> Batch:
+    """The batch with its rows turned into gaps; events and older gaps stay."""
+    gaps = list(batch.gaps)
+    seq = batch.records["seq"]
+    if len(seq):
+        breaks = np.flatnonzero(np.diff(seq) != 1)
+        starts = [int(seq[0]), *(int(n) for n in seq[breaks + 1])]
+        ends = [*(int(n) for n in seq[breaks]), int(seq[-1])]
+        gaps += [Gap(first, last, reason) for first, last in zip(starts, ends, strict=True)]
+    birth = batch.birth if batch.events else ""
+    return replace(batch, birth=birth, records=batch.records[:0], gaps=merge(gaps))
+
+
+def merge(gaps: list[Gap]) -> tuple[Gap, ...]:
+    """Gaps in order, neighbours of the same reason made one; an open end stays by itself."""
+    merged: list[Gap] = []
+    for gap in sorted(gaps, key=lambda gap: gap.first):
+        before = merged[-1] if merged else None
+        if before and gap.last and before.last + 1 == gap.first and before.reason == gap.reason:
+            merged[-1] = replace(before, last=gap.last)
+        else:
+            merged.append(gap)
+    return tuple(merged)
+
+
+def join(before: Batch, after: Batch) -> Batch | None:
+    """One batch of two that hold nothing but gaps; None where that is not possible."""
+    assert before.epoch == after.epoch
+    assert before.last + 1 == after.first
+    plain = not (len(before.records) or len(after.records) or before.events or after.events)
+    gaps = merge([*before.gaps, *after.gaps])
+    if not plain or before.gaps[-1].last == 0 or len(gaps) > wire.FRAME_GAPS_MAX:
+        return None
+    return replace(before, last=after.last, birth="", gaps=gaps)
+
+
+def split_batch(batch: Batch, at: int) -> tuple[Batch, Batch]:
+    """Two batches: the numbers below `at`, and those from `at` on. Needs first < at <= last."""
+    assert batch.first < at <= batch.last
+    return _part(batch, batch.first, at - 1), _part(batch, at, batch.last)
+
+
+def _part(batch: Batch, first: int, last: int) -> Batch:
+    seq = batch.records["seq"]
+    low, high = np.searchsorted(seq, np.array([first, last + 1], dtype=np.uint64))
+    gaps = tuple(
+        gap if gap.last == 0 else Gap(max(gap.first, first), min(gap.last, last), gap.reason)
+        for gap in batch.gaps
+        if gap.first <= last and (gap.last or gap.first) >= first
+    )
+    events = tuple(event for event in batch.events if first <= event.seq <= last)
+    return Batch(batch.epoch, first, last, batch.birth, batch.records[low:high], events, gaps)
+
+
+def bodies(batch: Batch) -> Iterator[tuple[Batch, bytes]]:
+    """The batch in as many parts as it takes for each to fit into a frame, with its bytes.
+
+    Raises WireError where the batch is none, or one number alone is too large.
+    """
+    try:
+        yield batch, wire.encode_body(batch)
+        return
+    except wire.FrameTooLarge:
+        if batch.first == batch.last:
+            raise
+    for part in split_batch(batch, _middle(batch)):
+        yield from bodies(part)
+
+
+def _middle(batch: Batch) -> int:
+    """A number that cuts the batch's contents, not its range, into halves."""
+    numbers = [int(n) for n in batch.records["seq"][len(batch.records) // 2 :][:1]]
+    if not numbers:
+        things = sorted([e.seq for e in batch.events] + [g.first for g in batch.gaps])
+        numbers = things[len(things) // 2 :][:1]
+    middle = numbers[0] if numbers else batch.first + 1
+    return min(max(middle, batch.first + 1), batch.last)

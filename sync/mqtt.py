@@ -1,0 +1,246 @@
+"""One session with an MQTT 3.1.1 broker, on aiomqtt; every failure is a `LinkError`.
+
+A session is used once: `async with MqttSession(...)`, and when it breaks, a new one. Nothing is
+queued here beyond a few messages: what must not be lost stands in the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+from urllib.parse import unquote, urlsplit
+
+import aiomqtt
+
+from sync.errors import LinkAddress, LinkAuth, LinkError, LinkLost, LinkRefused, LinkTimeout
+
+INCOMING_MAX: Final = 256  # further ones are discarded; their senders send again
+OUTGOING_MAX: Final = 256
+CLOSE_TIMEOUT_S: Final = 1.0
+# CONNACK codes of MQTT 3.1.1 (4, 5) and their MQTT 5 equivalents, which paho reports for both.
+_AUTH_CODES: Final = (4, 5, 134, 135)
+
+
+# Keeps the clean-up of cancelled connections alive; each ends within its session's timeout.
+_abandoned: set[asyncio.Task[None]] = set()
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerAddress:
+    """Where the broker listens and who asks."""
+
+    host: str
+    port: int
+    user: str | None = None
+    password: str | None = None
+
+    @property
+    def url(self) -> str:
+        """The address as it may be shown: without the password."""
+        user = f"{self.user}@" if self.user else ""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"mqtt://{user}{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message that came in."""
+
+    topic: str
+    payload: bytes
+    retained: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Will:
+    """What the broker publishes, retained, when the session breaks."""
+
+    topic: str
+    payload: bytes
+
+
+def parse_url(url: str, password_file: str | None = None) -> BrokerAddress:
+    """``mqtt://[user@]host[:port]`` and a file with the password. Raises LinkAddress."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 1883
+    except ValueError as error:
+        raise LinkAddress(f"broker {url!r}: {error} (key Broker.URL)") from None
+    if parts.scheme != "mqtt" or not parts.hostname or parts.path not in ("", "/"):
+        raise LinkAddress(f"broker {url!r}: expected mqtt://[user@]host:port (key Broker.URL)")
+    if parts.password is not None:
+        raise LinkAddress("broker: the password stands in a file, not in the URL (PasswordFile)")
+    user = unquote(parts.username) if parts.username else None
+    password = None
+    if password_file is not None:
+        if user is None:
+            raise LinkAddress(f"broker {url!r}: PasswordFile needs a user in the URL")
+        try:
+            password = Path(password_file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise LinkAddress(f"broker: PasswordFile {password_file}: {error}") from None
+    return BrokerAddress(parts.hostname, port, user, password)
+
+
+class MqttSession:
+    """A session; publishes with QoS 1. Use as an asynchronous context manager, once."""
+
+    def __init__(
+        self,
+        address: BrokerAddress,
+        *,
+        client_id: str,
+        keepalive_s: int = 10,
+        timeout_s: float = 5.0,
+        will: Will | None = None,
+        persistent: bool = False,
+    ) -> None:
+        """`timeout_s` bounds the connection, each subscription and each publication.
+
+        With `persistent` the broker keeps subscriptions and messages for this `client_id`.
+        """
+        self._address = address
+        self._client_id = client_id
+        self._keepalive_s = keepalive_s
+        self._timeout_s = timeout_s
+        self._will = will
+        self._persistent = persistent
+        self._client: aiomqtt.Client | None = None
+
+    def _make(self) -> aiomqtt.Client:
+        will = self._will
+        options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            # Bytes that the far end's kernel leaves unanswered break the connection after this.
+            wait_ms = int(self._keepalive_s * 2000)
+            options.append((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, wait_ms))
+        client = aiomqtt.Client(
+            self._address.host,
+            self._address.port,
+            username=self._address.user,
+            password=self._address.password,
+            identifier=self._client_id,
+            keepalive=self._keepalive_s,
+            timeout=self._timeout_s,
+            clean_session=not self._persistent,
+            will=aiomqtt.Will(will.topic, will.payload, 1, True) if will else None,
+            max_queued_incoming_messages=INCOMING_MAX,
+            max_queued_outgoing_messages=OUTGOING_MAX,
+            socket_options=options,
+        )
+        client.pending_calls_threshold = OUTGOING_MAX
+        # paho's own limit of the TCP handshake; aiomqtt doesn't pass one on.
+        client._client.connect_timeout = self._timeout_s
+        return client
+
+    async def __aenter__(self) -> Self:
+        """Connects. Raises LinkRefused, LinkAuth, LinkTimeout."""
+        assert self._client is None, "a session is used once"
+        self._client = self._make()
+        entering = asyncio.ensure_future(self._client.__aenter__())
+        try:
+            await asyncio.shield(entering)
+        except asyncio.CancelledError:
+            # The connection is being made on a thread, which nobody can cancel.
+            task = asyncio.create_task(self._abandon(entering))
+            _abandoned.add(task)
+            task.add_done_callback(_abandoned.discard)
+            raise
+        except aiomqtt.MqttError as error:
+            self._drop()
+            raise self._refusal(error) from None
+        return self
+
+    async def _abandon(self, entering: asyncio.Future[aiomqtt.Client]) -> None:
+        """Ends a connection that is still being made, as soon as there is something to end."""
+        assert self._client is not None
+        while not entering.done() and self._client._client.socket() is None:
+            await asyncio.sleep(0.02)
+        self._drop()
+        entering.cancel()
+        await asyncio.gather(entering, return_exceptions=True)
+        self._drop()
+
+    def _refusal(self, error: aiomqtt.MqttError) -> LinkError:
+        where = self._address.url
+        if isinstance(error, aiomqtt.MqttCodeError):
+            code = getattr(error.rc, "value", error.rc)
+            if code in _AUTH_CODES:
+                return LinkAuth(f"broker {where} refuses this client ({error}): user or password")
+            return LinkRefused(f"broker {where} refuses the session ({error})")
+        if "timed out" in str(error):
+            return LinkTimeout(f"broker {where}: no answer within {self._timeout_s:g} s")
+        return LinkRefused(f"broker {where}: {error}")
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Disconnects; a session that is broken already is only cleaned up."""
+        assert self._client is not None
+        try:
+            with contextlib.suppress(aiomqtt.MqttError, TimeoutError):
+                async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                    await self._client.__aexit__(None, None, None)
+        finally:
+            self._drop()
+
+    def _drop(self) -> None:
+        """Ends a connection that may hang: the event loop then sees its end and cleans up."""
+        if self._client is None:
+            return
+        sock = self._client._client.socket()
+        if isinstance(sock, socket.socket):
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """Publishes with QoS 1; returns when the broker has taken it. Raises LinkError."""
+        assert self._client is not None
+        try:
+            await self._client.publish(topic, payload, qos=1, retain=retain)
+        except aiomqtt.MqttError as error:
+            raise self._loss(error, f"publication on {topic}") from None
+
+    async def subscribe(self, topics: Iterable[str]) -> None:
+        """Subscribes with QoS 1. Raises LinkError, LinkAuth where the broker forbids one."""
+        assert self._client is not None
+        wanted = [(topic, 1) for topic in topics]
+        try:
+            answer = await self._client.subscribe(wanted)
+        except aiomqtt.MqttError as error:
+            raise self._loss(error, "subscription") from None
+        codes = [getattr(code, "value", code) for code in answer]
+        for (topic, _), code in zip(wanted, codes, strict=True):
+            if code >= 0x80:
+                raise LinkAuth(f"broker {self._address.url} forbids the subscription of {topic}")
+
+    def _loss(self, error: aiomqtt.MqttError, what: str) -> LinkError:
+        if "timed out" in str(error):
+            return LinkTimeout(f"broker {self._address.url}: no answer to a {what}")
+        return LinkLost(f"broker {self._address.url}: session lost ({error})")
+
+    @property
+    def waiting(self) -> int:
+        """How many messages came in and were not taken yet."""
+        assert self._client is not None
+        return len(self._client.messages)
+
+    async def messages(self) -> AsyncIterator[Message]:
+        """What comes in, for ever. Raises LinkLost when the session breaks."""
+        assert self._client is not None
+        try:
+            async for message in self._client.messages:
+                payload = message.payload
+                data = payload if isinstance(payload, bytes) else bytes(str(payload), "utf-8")
+                yield Message(message.topic.value, data, message.retain)
+        except aiomqtt.MqttError as error:
+            raise self._loss(error, "message") from None

@@ -1,0 +1,378 @@
+"""The store: nothing that was committed is lost, whatever happens to process, disk and file."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.core.records import Gap
+from sync import store as store_module
+from sync import wire
+from sync.errors import StoreError, StoreFailed, StoreFull, StoreLocked, StoreReadOnly
+from sync.store import Store
+from tests.sync import support
+from tests.sync.holding import declared, held, numbers, spans
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[Store]:
+    made = Store(path, quota_bytes=10**9)
+    yield made
+    made.close()
+
+
+# ------------------------------------------------------------------------ cursor and frames
+
+
+def test_a_new_store_has_neither_cursor_nor_backlog(store: Store) -> None:
+    assert store.cursor() is None
+    assert store.newest == 0
+    assert store.backlog() == store_module.Backlog(0, 0, 0, 0)
+    assert store.pending(0, 10) == []
+
+
+def test_what_was_appended_is_there_after_a_restart(path: Path, store: Store) -> None:
+    store.put_birth(support.BIRTH, b"birth")
+    store.append(support.batch(1, 10))
+    newest = store.append(support.batch(11, 5, events=(12,)))
+    before = store.backlog()
+    assert (before.frames, before.records) == (2, 15)
+    store.close()
+    again = Store(path, quota_bytes=10**9)
+    assert again.cursor() == (support.EPOCH, 15)
+    assert again.newest == newest
+    assert again.backlog() == before
+    assert again.birth(support.BIRTH) == b"birth"
+    assert again.current_birth == support.BIRTH
+    assert numbers(again) == [*range(1, 12), 13, 14, 15]
+    again.close()
+
+
+def test_appending_twice_changes_nothing(store: Store) -> None:
+    first = store.append(support.batch(1, 10))
+    assert store.append(support.batch(1, 10)) == first
+    assert store.append(support.batch(3, 4)) == first
+    assert spans(store) == [(7, 1, 10)]
+
+
+def test_an_overlapping_batch_is_cut_at_the_cursor(store: Store) -> None:
+    store.append(support.batch(1, 10))
+    store.append(support.batch(8, 10, events=(9, 12), gaps=(Gap(10, 11, "x"),)))
+    assert spans(store) == [(7, 1, 10), (7, 11, 17)]
+    last = held(store)[-1].batch
+    assert last.gaps == (Gap(11, 11, "x"),)
+    assert [event.seq for event in last.events] == [12]
+
+
+def test_a_hole_in_the_stream_is_declared(store: Store) -> None:
+    store.append(support.batch(1, 10))
+    store.append(support.batch(21, 5))
+    assert spans(store) == [(7, 1, 10), (7, 11, 25)]
+    assert declared(store) == [Gap(11, 20, store_module.REASON_HOLE)]
+
+
+def test_the_first_batch_may_begin_anywhere(store: Store) -> None:
+    store.append(support.batch(500, 10))
+    assert held(store)[0].base == 500
+    assert declared(store) == []
+
+
+def test_each_epoch_has_its_own_numbers(store: Store) -> None:
+    store.append(support.batch(1, 10))
+    store.append(support.batch(1, 3, epoch=8))
+    assert store.cursor() == (8, 3)
+    end = support.batch(11, 1, gaps=(Gap(11, 0, "no farewell"),))
+    store.append(end)
+    assert spans(store) == [(7, 1, 10), (8, 1, 3), (7, 11, 11)]
+
+
+def test_a_batch_too_large_for_a_message_is_stored_in_parts(store: Store) -> None:
+    noise = random.Random(1)
+    big = support.batch(1, 100_000, events=tuple(range(50, 100_000, 5000)))
+    big.records["value"] = [noise.random() for _ in big.records]
+    big.records["utc_ns"] = [noise.getrandbits(62) for _ in big.records]
+    store.append(big)
+    frames = held(store)
+    assert len(frames) > 1
+    assert numbers(store) == big.records["seq"].tolist()
+    assert sum(len(f.batch.events) for f in frames) == 20
+    assert all(len(p.payload) <= wire.FRAME_BYTES_MAX for p in store.pending(0, 100))
+
+
+def test_a_batch_that_is_none_leaves_the_store_as_it_was(store: Store) -> None:
+    store.append(support.batch(1, 10))
+    bad = support.batch(11, 10)
+    bad.records["seq"][3] = 99
+    with pytest.raises(wire.WireError):
+        store.append(bad)
+    assert store.cursor() == (7, 10)
+    assert spans(store) == [(7, 1, 10)]
+    store.append(support.batch(11, 10))
+
+
+# ------------------------------------------------------------------------ acknowledgement
+
+
+def test_an_acknowledgement_deletes_whole_frames_of_its_epoch_only(store: Store) -> None:
+    store.append(support.batch(1, 10))
+    store.append(support.batch(11, 10))
+    store.append(support.batch(1, 10, epoch=8))
+    assert store.acknowledge(7, 15) == 10
+    assert spans(store) == [(7, 11, 20), (8, 1, 10)]
+    assert store.acknowledge(8, 10) == 10
+    assert spans(store) == [(7, 11, 20)]
+    assert store.acknowledge(7, 10**9) == 10
+    assert store.acknowledge(7, 10**9) == 0
+    assert store.acknowledge(99, 5) == 0
+    assert store.backlog().frames == 0
+    assert store.cursor() == (8, 10)
+
+
+def test_the_base_is_the_lowest_number_held(store: Store) -> None:
+    for first in (1, 11, 21):
+        store.append(support.batch(first, 10))
+    store.append(support.batch(4, 10, epoch=8))
+    store.acknowledge(7, 10)
+    assert [frame.base for frame in held(store)] == [11, 11, 4]
+
+
+def test_ids_are_never_given_twice(path: Path, store: Store) -> None:
+    first = store.append(support.batch(1, 10))
+    store.acknowledge(7, 10)
+    store.close()
+    again = Store(path, quota_bytes=10**9)
+    assert again.newest == first
+    assert again.append(support.batch(11, 10)) > first
+    again.close()
+
+
+def test_thousands_of_frames_are_acknowledged_at_once(store: Store) -> None:
+    for first in range(1, 601):
+        store.append(support.batch(first, 1))
+    assert store.acknowledge(7, 500) == 500
+    assert store.backlog().frames == 100
+    assert store.backlog().bytes == store._rows("SELECT sum(bytes) FROM frames")[0][0]
+
+
+def test_a_birth_stays_while_a_frame_needs_it(store: Store) -> None:
+    store.put_birth("old", b"1")
+    store.append(support.batch(1, 10, birth="old"))
+    store.put_birth("unused", b"2")
+    store.put_birth("new", b"3")
+    assert store.birth("unused") is None
+    assert store.birth("old") == b"1"
+    store.acknowledge(7, 10)
+    assert store.birth("old") is None
+    assert store.current_birth == "new"
+    store.put_birth("new", b"4")
+    assert store.birth("new") == b"4"
+
+
+def test_rows_without_their_birth_become_a_gap_and_events_stay(store: Store) -> None:
+    store.append(support.batch(1, 10, birth="lost", events=(4,)))
+    store.append(support.batch(11, 10, birth="known"))
+    assert store.declare_birth_lost("lost") == 9
+    first, second = held(store)
+    assert [event.seq for event in first.batch.events] == [4]
+    assert {gap.reason for gap in first.batch.gaps} == {store_module.REASON_BIRTH}
+    assert len(second.batch.records) == 10
+
+
+# ------------------------------------------------------------------------ quota
+
+
+def test_over_the_quota_the_oldest_rows_become_one_gap_and_events_stay(store: Store) -> None:
+    store.quota_bytes = 20_000
+    for number in range(200):
+        events = (number * 20 + 1,) if number % 50 == 10 else ()
+        store.append(support.batch(number * 20 + 1, 20, events=events))
+    assert store.backlog().bytes <= 20_000
+    frames = held(store)
+    events = [event.seq for frame in frames for event in frame.batch.events]
+    assert events == [201, 1201, 2201, 3201]
+    assert numbers(store)[-20:] == list(range(3981, 4001))
+    # Every number is still accounted for, in a few frames.
+    covered = [n for f in frames for n in range(f.batch.first, f.batch.last + 1)]
+    assert covered == list(range(1, 4001))
+    assert frames[0].batch.gaps[0] == Gap(1, 200, store_module.REASON_QUOTA)
+    gap_frames = [f for f in frames if not len(f.batch.records) and not f.batch.events]
+    assert len(gap_frames) <= 5
+
+
+def test_events_pass_the_quota_when_nothing_else_is_left(store: Store) -> None:
+    store.quota_bytes = 5_000
+    for number in range(100):
+        first = number * 2 + 1
+        store.append(support.batch(first, 2, events=(first,)))
+    events = [event.seq for frame in held(store) for event in frame.batch.events]
+    assert events == list(range(1, 200, 2))
+    assert len(numbers(store)) == 0
+    store.append(support.batch(201, 2, events=(201, 202)))
+    assert store.cursor() == (7, 202)
+
+
+def test_the_backlog_is_counted_right_through_thinning(path: Path, store: Store) -> None:
+    store.quota_bytes = 6_000
+    for number in range(60):
+        store.append(support.batch(number * 20 + 1, 20))
+    counted = store.backlog()
+    store.acknowledge(7, 1190)
+    store.close()
+    again = Store(path, quota_bytes=10**9)
+    assert counted.bytes <= 6_000
+    assert again.backlog().frames == len(held(again))
+    assert again.backlog().records == len(numbers(again))
+    again.close()
+
+
+# ------------------------------------------------------------------------ disks
+
+
+def append_until_full(store: Store) -> tuple[int, StoreFull]:
+    """Appends numbers from 1 on; returns how far it came, and the refusal."""
+    stored = 0
+    noise = random.Random(2)
+    while True:
+        batch = support.batch(stored + 1, 500)
+        batch.records["value"] = [noise.random() for _ in batch.records]
+        try:
+            store.append(batch)
+        except StoreFull as error:
+            return stored, error
+        stored = batch.last
+
+
+def test_a_full_disk_is_an_error_and_loses_nothing(store: Store) -> None:
+    pages = store._rows("PRAGMA page_count")[0][0]
+    store._rows(f"PRAGMA max_page_count = {pages + 6}")
+    stored, error = append_until_full(store)
+    assert "disk is full" in str(error)
+    assert stored > 0
+    assert store.cursor() == (7, stored)
+    assert numbers(store) == list(range(1, stored + 1))
+    # Room comes back with the acknowledgement, and the stream goes on without a hole.
+    store.acknowledge(7, stored)
+    store.append(support.batch(stored + 1, 500))
+    assert numbers(store) == list(range(stored + 1, stored + 501))
+    assert store.backlog().frames == 1
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 16 megabytes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)],
+        check=False,
+        capture_output=True,
+    )
+    if mounted.returncode != 0:
+        pytest.skip("no right to mount a file system here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_file_system_is_drained_by_acknowledgements(small_disk: Path) -> None:
+    store = Store(small_disk / "store.db", quota_bytes=10**9)
+    stored, _ = append_until_full(store)
+    assert stored > 0
+    assert store.cursor() == (7, stored)
+    # A deletion needs room in the log as well.
+    assert store.acknowledge(7, stored) == stored
+    store.append(support.batch(stored + 1, 500))
+    assert numbers(store) == list(range(stored + 1, stored + 501))
+    store.close()
+    again = Store(small_disk / "store.db", quota_bytes=10**9)
+    assert again.cursor() == (7, stored + 500)
+    again.close()
+
+
+def test_a_file_that_turns_read_only_is_an_error_and_stays_readable(store: Store) -> None:
+    store.append(support.batch(1, 10))
+    store._rows("PRAGMA query_only = 1")
+    with pytest.raises(StoreReadOnly):
+        store.append(support.batch(11, 10))
+    assert numbers(store) == list(range(1, 11))
+    store._rows("PRAGMA query_only = 0")
+    store.append(support.batch(11, 10))
+    assert store.cursor() == (7, 20)
+
+
+@pytest.mark.parametrize("place", ["/proc/store.db", "/dev/null/store.db"])
+def test_a_folder_that_can_not_be_written_is_named(place: str) -> None:
+    with pytest.raises(StoreReadOnly, match=place):
+        Store(Path(place), quota_bytes=10**9)
+
+
+def test_a_second_owner_is_refused(path: Path, store: Store) -> None:
+    with pytest.raises(StoreLocked, match="another process"):
+        Store(path, quota_bytes=10**9)
+    store.append(support.batch(1, 10))
+
+
+def test_a_file_locked_from_outside_is_an_error_and_works_again(path: Path, store: Store) -> None:
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    store._rows("PRAGMA busy_timeout = 50")
+    with pytest.raises(StoreLocked):
+        store.append(support.batch(1, 10))
+    other.execute("ROLLBACK")
+    other.close()
+    store.append(support.batch(1, 10))
+    assert numbers(store) == list(range(1, 11))
+
+
+def test_a_file_of_a_newer_version_is_refused_and_kept(path: Path, store: Store) -> None:
+    store.append(support.batch(1, 10))
+    store._rows("PRAGMA user_version = 99")
+    store.close()
+    with pytest.raises(StoreFailed, match="newer version"):
+        Store(path, quota_bytes=10**9)
+    assert sqlite3.connect(path).execute("SELECT count(*) FROM frames").fetchone() == (1,)
+
+
+def test_a_closed_store_says_so(path: Path) -> None:
+    store = Store(path, quota_bytes=10**9)
+    store.close()
+    store.close()
+    with pytest.raises(StoreFailed, match="closed"):
+        store.append(support.batch(1, 10))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
+def test_a_folder_of_somebody_else_is_read_only() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="gatepost-"))
+    try:
+        folder.chmod(0o755)
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                os.setuid(65534)
+                Store(folder / "store.db", quota_bytes=10**9)
+            except StoreReadOnly:
+                code = 0
+            except StoreError:
+                code = 2
+            finally:
+                os._exit(code)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+    finally:
+        shutil.rmtree(folder)

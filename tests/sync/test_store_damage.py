@@ -1,0 +1,170 @@
+"""A damaged store is salvaged, never deleted; a killed one loses nothing."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gateway.core.records import Gap
+from sync import store as store_module
+from sync.async_store import AsyncStore
+from sync.store import Store
+from tests.sync import support
+from tests.sync.holding import declared, held, numbers
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store.db"
+
+
+# ------------------------------------------------------------------------ damage
+
+
+def fill(path: Path, frames: int = 200) -> None:
+    store = Store(path, quota_bytes=10**9)
+    store.put_birth(support.BIRTH, support.birth_bytes())
+    for number in range(frames):
+        store.append(support.batch(number * 200 + 1, 200))
+    store.close()
+
+
+def test_garbage_is_moved_aside_and_a_new_store_begins(path: Path) -> None:
+    path.write_bytes(b"this is no database" * 1000)
+    store = Store(path, quota_bytes=10**9)
+    report = store.salvaged
+    assert report is not None
+    assert report.frames == 0
+    assert report.moved_to.name == "store.db.damaged-1"
+    assert report.moved_to.read_bytes().startswith(b"this is no database")
+    store.append(support.batch(1, 10))
+    store.close()
+    path.write_bytes(b"and again" * 1000)
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    again = Store(path, quota_bytes=10**9)
+    assert again.salvaged is not None
+    assert again.salvaged.moved_to.name == "store.db.damaged-2"
+    again.close()
+
+
+def test_a_sound_store_is_not_salvaged(path: Path) -> None:
+    fill(path, 3)
+    store = Store(path, quota_bytes=10**9)
+    assert store.salvaged is None
+    store.close()
+
+
+def test_a_body_with_a_flipped_bit_becomes_a_declared_gap(path: Path) -> None:
+    fill(path, 3)
+    conn = sqlite3.connect(path)
+    body = bytearray(conn.execute("SELECT body FROM bodies WHERE id = 2").fetchone()[0])
+    body[len(body) // 2] ^= 0x10
+    conn.execute("UPDATE bodies SET body = ? WHERE id = 2", (bytes(body),))
+    conn.commit()
+    conn.close()
+    store = Store(path, quota_bytes=10**9)
+    assert numbers(store) == [*range(1, 201), *range(401, 601)]
+    assert declared(store) == [Gap(201, 400, store_module.REASON_DAMAGED)]
+    store.close()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_torn_pages_cost_what_stood_on_them_and_no_more(path: Path, seed: int) -> None:
+    fill(path)
+    chance = random.Random(seed)
+    data = bytearray(path.read_bytes())
+    pages = len(data) // 4096
+    for page in chance.sample(range(2, pages), 4):
+        data[page * 4096 : (page + 1) * 4096] = chance.randbytes(4096)
+    path.write_bytes(data)
+    store = Store(path, quota_bytes=10**9)
+    report = store.salvaged
+    assert report is not None, "damage in four pages went unnoticed"
+    assert report.moved_to.read_bytes() == bytes(data), "the damaged file was changed"
+    got = numbers(store)
+    assert got == sorted(set(got))
+    lost = [n for gap in declared(store) for n in range(gap.first, gap.last + 1)]
+    assert not set(lost) & set(got)
+    if got:
+        # From the first number that survived on, every number is there or declared.
+        assert sorted([*got, *lost]) == list(range(min([*got, *lost]), max([*got, *lost]) + 1))
+        assert store.birth(support.BIRTH) is not None or report.births == 0
+    store.append(support.batch(40_001, 10))
+    store.close()
+
+
+def test_most_frames_survive_a_torn_page(path: Path) -> None:
+    fill(path)
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2 // 4096 * 4096
+    data[middle : middle + 4096] = bytes(4096)
+    path.write_bytes(data)
+    store = Store(path, quota_bytes=10**9)
+    assert store.salvaged is not None
+    assert store.salvaged.complete
+    assert store.salvaged.frames > 150
+    assert store.birth(support.BIRTH) is not None
+    assert store.cursor() == (7, 40_000)
+    store.close()
+
+
+async def test_damage_while_in_use_is_salvaged_and_the_call_goes_on(path: Path) -> None:
+    fill(path)
+    store = await AsyncStore.open(path, quota_bytes=10**9)
+    reports: list[store_module.SalvageReport] = []
+    store.on_salvage = reports.append
+    await store._call(store._store._rows, "PRAGMA cache_size = 1")
+    await store._call(store._store._rows, "PRAGMA shrink_memory")
+    data = bytearray(path.read_bytes())
+    for page in range(10, len(data) // 4096, 7):
+        data[page * 4096 : (page + 1) * 4096] = bytes(4096)
+    path.write_bytes(data)
+    after = 0
+    while frames := await store.pending(after, 50):
+        after = frames[-1].id
+    await store.append(support.batch(40_001, 10))
+    assert len(reports) == store.salvages == 1
+    assert await store.cursor() == (7, 40_010)
+    await store.close()
+    await store.close()
+
+
+# ------------------------------------------------------------------------ kill -9
+
+
+def test_kill_9_while_appending_loses_nothing_that_was_committed(path: Path) -> None:
+    committed = 0
+    chance = random.Random(3)
+    for _ in range(4):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.sync.appender", str(path)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        for _ in range(chance.randint(3, 60)):
+            committed = int(process.stdout.readline())
+        process.kill()
+        process.wait()
+        rest = process.stdout.read().split()
+        committed = int(rest[-1]) if rest and rest[-1].isdigit() else committed
+        process.stdout.close()
+    store = Store(path, quota_bytes=10**9)
+    assert store.salvaged is None
+    cursor = store.cursor()
+    assert cursor is not None
+    assert cursor[1] >= committed
+    covered = [n for f in held(store) for n in range(f.batch.first, f.batch.last + 1)]
+    assert covered == list(range(1, cursor[1] + 1))
+    assert declared(store) == []
+    store.close()
