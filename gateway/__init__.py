@@ -1,0 +1,1 @@
+"""The runtime: polling, scan, commands, journal, the field and link processes, command line."""

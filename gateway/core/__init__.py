@@ -1,0 +1,1 @@
+"""The ground everyone may stand on: clock, records, point table, paths. Imports config only."""

@@ -1,0 +1,82 @@
+"""Time, chance and identity: the only place of the gateway that reads them from the machine.
+
+Everything else takes a `Clock`, or a time in nanoseconds, so that a simulation can hand in
+another one and replay a run (DESIGN sections 1 and 10).
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from typing import Protocol
+
+# Wall time before this instant can't be true: the machine has no battery-backed clock and no
+# time server has answered yet. 2025-01-01T00:00:00Z, before the first release of Gatepost.
+UTC_PLAUSIBLE_NS = 1_735_689_600_000_000_000
+
+
+class Clock(Protocol):
+    """What the gateway asks of a clock."""
+
+    def monotonic_ns(self) -> int:
+        """Nanoseconds since an arbitrary instant; never goes back."""
+
+    def utc_ns(self) -> int:
+        """Nanoseconds since 1970-01-01T00:00:00Z; may step either way."""
+
+    def random(self) -> float:
+        """A number in [0, 1)."""
+
+    def new_id(self) -> str:
+        """An identity that no other gateway draws: 32 hexadecimal digits."""
+
+
+class SystemClock:
+    """The machine's own clock."""
+
+    def monotonic_ns(self) -> int:
+        """Nanoseconds of CLOCK_MONOTONIC."""
+        return time.monotonic_ns()
+
+    def utc_ns(self) -> int:
+        """Nanoseconds of the wall clock."""
+        return time.time_ns()
+
+    def random(self) -> float:
+        """A number in [0, 1)."""
+        return random.random()
+
+    def new_id(self) -> str:
+        """A random UUID (RFC 4122 version 4) without hyphens."""
+        return uuid.uuid4().hex
+
+
+class ManualClock:
+    """A clock that stands still until it is moved; for tests and replay."""
+
+    def __init__(self, utc_ns: int = UTC_PLAUSIBLE_NS, seed: int = 0) -> None:
+        self._mono_ns = 0
+        self._utc_ns = utc_ns
+        self._random = random.Random(seed)
+
+    def advance(self, ns: int) -> None:
+        """Move both clocks on."""
+        self._mono_ns += ns
+        self._utc_ns += ns
+
+    def monotonic_ns(self) -> int:
+        """Nanoseconds since this clock was made."""
+        return self._mono_ns
+
+    def utc_ns(self) -> int:
+        """The wall time that was set, moved on."""
+        return self._utc_ns
+
+    def random(self) -> float:
+        """A number in [0, 1) from the seed."""
+        return self._random.random()
+
+    def new_id(self) -> str:
+        """An identity drawn from the seed."""
+        return f"{self._random.getrandbits(128):032x}"

@@ -1,0 +1,341 @@
+"""The field process: drivers, point table, safety, outputs, journal. ``python -m gateway.field``.
+
+It touches no disk in its loop (the retain file is written in a thread) and no outside network,
+and it runs on when nobody listens to its journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import gc
+import hashlib
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from config.check import check_site
+from config.findings import SiteError
+from config.load import require_site
+from config.points import GATEWAY_EQUIPMENT, PointDef
+from config.site import Site
+from drivers.registry import check_instruments, protocol_of
+from gateway import kernel_cache, process, retain
+from gateway.commands import Commands, Write
+from gateway.core.clock import Clock, SystemClock
+from gateway.core.paths import StatePaths
+from gateway.core.records import Birth
+from gateway.core.table import PointTable
+from gateway.journal import Journal
+from gateway.local_server import LocalServer
+from gateway.poll import DevicePoller
+from gateway.scan import Scan
+from safety.compile import compile_site
+from safety.engine import Engine
+from safety.layout import Program
+
+log = logging.getLogger("gatepost.field")
+
+STOP_OUTPUTS_S: Final = 2.0  # how long an orderly stop waits for outputs to be safe
+FAREWELL_S: Final = 3.0  # and for the link to take the last records
+HOUSEKEEPING_S: Final = 1.0
+
+
+def prepare(folder: Path) -> tuple[Site, Program]:
+    """Load, check and compile a site. Raises SiteError with every error at once."""
+    site = require_site(folder)
+    program, findings = compile_site(site)
+    findings += check_site(site) + check_instruments(site)
+    errors = sorted(f for f in findings if f.severity == "error")
+    if errors or program is None:
+        raise SiteError(errors)
+    # Rules' points get the names of their levels: 0 is "inactive", see safety/layout.py.
+    names = {info.point: ("", *info.levels) for info in program.info}
+    points = tuple(
+        dataclasses.replace(p, states=names[p.index]) if p.index in names else p
+        for p in site.points
+    )
+    return dataclasses.replace(site, points=points), program
+
+
+def points_hash(points: Sequence[PointDef]) -> str:
+    """Names a point table: 16 hexadecimal digits over all definitions."""
+    text = json.dumps([asdict(p) for p in points], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Field:
+    """The parts of the field process and how they are joined."""
+
+    def __init__(self, site: Site, engine: Engine, paths: StatePaths, clock: Clock) -> None:
+        """Restores what the last life retained."""
+        self.site = site
+        self.engine = engine
+        self.clock = clock
+        self._paths = paths
+        previous, damaged = self._restore()
+        self.epoch = max(clock.utc_ns() // 1_000_000, previous.epoch + 1)
+        unsaved = self._keep_epoch()
+        birth = Birth(
+            gateway=site.name,
+            epoch=self.epoch,
+            seq=0,
+            hash=points_hash(site.points),
+            config_hash=site.hash,
+            utc_ns=clock.utc_ns(),
+            points=tuple(asdict(p) for p in site.points),
+        )
+        self.table = PointTable(site.points)
+        self.table.rows["utc_ns"] = clock.utc_ns()  # "waiting for initial data" since now
+        self.journal = Journal(site.points, self.epoch, birth.hash)
+        self.commands = Commands(site.points, self._receipt)
+        self.pollers = self._make_pollers()
+        self.scan = Scan(
+            site, self.table, engine, self.commands, self.journal, clock, self._enqueue
+        )
+        self.server = LocalServer(
+            paths.field_socket,
+            birth,
+            (previous.epoch, previous.last),
+            self.table,
+            self.journal,
+            self.commands,
+            self.status,
+            clock,
+        )
+        body = {"what": "started", "epoch": self.epoch, "previous": previous.epoch}
+        self._event("gateway", body)
+        for what, reason in (("damaged", damaged), ("not written", unsaved)):
+            if reason:
+                self._event("gateway", {"what": f"retain file {what}", "reason": reason})
+
+    def _restore(self) -> tuple[retain.Retained, str]:
+        try:
+            previous = retain.load(self._paths.retain)
+        except retain.RetainError as error:
+            # Nobody knows what was latched: everything that can latch comes up latched.
+            aside = retain.set_aside(self._paths.retain)
+            log.error("%s; moved to %s, every latching rule is latched", error, aside)
+            self.engine.restore_all_latched()
+            return retain.Retained(), str(error)
+        self.engine.restore(previous.latched)
+        return previous, ""
+
+    def _keep_epoch(self) -> str:
+        """Note that this epoch began; why that failed, or nothing. Control starts either way."""
+        try:
+            retain.save(self._paths.retain, retain.Retained(self.epoch, 0, self.engine.retained()))
+        except retain.RetainError as error:
+            log.error("%s", error)
+            return str(error)
+        return ""
+
+    def _make_pollers(self) -> dict[str, DevicePoller]:
+        pollers = {}
+        for name, instrument in self.site.instruments.items():
+            protocol = protocol_of(instrument.tags.Communication)
+            assert protocol is not None, "check_instruments refuses unknown protocols"
+            pollers[name] = DevicePoller(
+                instrument,
+                protocol,
+                dict(self.site.scan_classes),
+                self.table,
+                self.engine.program.protective,
+                self,
+                self.clock,
+            )
+        return pollers
+
+    # ------------------------------------------------------------ what the parts tell each other
+
+    def _event(self, kind: str, body: dict[str, Any]) -> None:
+        self.journal.event(kind, body, self.clock.utc_ns())
+
+    def _receipt(self, body: Any) -> None:
+        self.journal.event("receipt", body, self.clock.utc_ns())
+
+    def _enqueue(self, writes: Sequence[Write]) -> None:
+        for write in writes:
+            self.pollers[write.point.equipment].enqueue(write)
+
+    def on_block(self, protective: bool) -> None:
+        """See gateway.poll.Listener."""
+        self.scan.on_block(protective)
+
+    def on_written(self, write: Write, now_mono_ns: int) -> None:
+        """See gateway.poll.Listener."""
+        self.commands.written(write.point.index, write.value, now_mono_ns)
+
+    def on_write_failed(self, write: Write, reason: str) -> None:
+        """See gateway.poll.Listener."""
+        self.commands.write_failed(write.point.index, reason)
+
+    def on_device(self, name: str, up: bool, reason: str) -> None:
+        """See gateway.poll.Listener."""
+        self._event("device", {"device": name, "up": up, "reason": reason})
+        if not up:
+            self.commands.device_lost(self.pollers[name].indexes)
+
+    # ------------------------------------------------------------ status
+
+    def status(self) -> dict[str, Any]:
+        """What ``gatepost status`` shows; msgpack-able."""
+        statistics, index = self.scan.statistics, self.table.index
+        return {
+            "site": self.site.name,
+            "epoch": self.epoch,
+            "config_hash": self.site.hash,
+            "points": len(self.site.points),
+            "seq": self.journal.last,
+            "taken": self.server.taken,
+            "startup": bool(self.engine.startup),
+            "devices": {
+                name: {
+                    "protocol": poller.instrument.tags.Communication,
+                    "points": len(poller.indexes),
+                    **asdict(poller.statistics),
+                }
+                for name, poller in self.pollers.items()
+            },
+            "scan": {
+                "period_ms": self.site.scan_period_ns / 1e6,
+                "count": statistics.count,
+                "extra": statistics.extra,
+                "overruns": statistics.overruns,
+                "lateness_p50_ms": round(statistics.percentile_ms(50), 3),
+                "lateness_p99_ms": round(statistics.percentile_ms(99), 3),
+            },
+            "rules": [
+                {
+                    "name": info.name,
+                    "kind": info.kind,
+                    "level": info.levels[int(value) - 1],
+                    "latched": bool(self.engine.latched[rule]),
+                }
+                for rule, info in enumerate(self.engine.program.info)
+                if (value := self.engine.point_value(rule)) > 0
+            ],
+            "backlog": float(self.table.rows["value"][index[f"{GATEWAY_EQUIPMENT}.Backlog"]]),
+            "link": dict(self.server.health) if self.server.link_connected else None,
+        }
+
+    # ------------------------------------------------------------ tasks
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run until `stop`, then leave every output safe and say farewell."""
+        self.engine.warm_up()
+        await self.server.start()
+        gc.collect()
+        gc.freeze()  # what start-up made never needs another look; shortens every later pause
+        tasks = [asyncio.create_task(poller.run()) for poller in self.pollers.values()]
+        tasks.append(asyncio.create_task(self._scan_forever()))
+        tasks.append(asyncio.create_task(self._keep_house()))
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stopped}:
+                task.result()  # a task that ended by itself is a defect; end loudly
+            await self._make_safe()
+            await _cancel(tasks)  # nothing is numbered behind the farewell
+            self._event("gateway", {"what": "stopped", "overruns": self.scan.statistics.overruns})
+            await self._say_farewell()
+        finally:
+            await _cancel([*tasks, stopped])
+            await self.server.stop()
+
+    async def _scan_forever(self) -> None:
+        """Scan on a fixed grid; a scan that comes too late for its period is counted, not run."""
+        clock, statistics, period_ns = self.clock, self.scan.statistics, self.site.scan_period_ns
+        due_ns = clock.monotonic_ns()
+        while True:
+            wait_ns = due_ns - clock.monotonic_ns()
+            if wait_ns > 0:
+                await asyncio.sleep(wait_ns / 1e9)
+            statistics.late(max(0, clock.monotonic_ns() - due_ns))
+            self.scan.run()
+            if statistics.count == 1:
+                log.info("first scan; %d points, epoch %d", len(self.site.points), self.epoch)
+            if self.scan.latches_changed:
+                self.scan.latches_changed = False
+                await self._retain(0)
+            due_ns += period_ns
+            behind_ns = clock.monotonic_ns() - due_ns
+            if behind_ns >= period_ns:
+                missed = behind_ns // period_ns
+                statistics.overruns += missed
+                due_ns += missed * period_ns
+            await asyncio.sleep(0)
+
+    async def _retain(self, last: int) -> None:
+        """Write the retain file in a thread; a disk that refuses is an event, not an end."""
+        kept = retain.Retained(self.epoch, last, self.engine.retained())
+        try:
+            await asyncio.to_thread(retain.save, self._paths.retain, kept)
+        except retain.RetainError as error:
+            self._event("gateway", {"what": "retain file not written", "reason": str(error)})
+
+    async def _keep_house(self) -> None:
+        """Once a second: the gateway's own points."""
+        was: dict[str, float] = {}
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_S)
+            health, statistics = self.server.health, self.scan.statistics
+            up = self.server.link_connected
+            now = {
+                "Scan_Lateness": statistics.take_recent_ms(),
+                "Scan_Overruns": float(statistics.overruns),
+                "Link_Connected": float(up),
+                "Broker_Connected": float(up and bool(health.get("connected"))),
+                "Store_Ok": float(up and bool(health.get("store_ok"))),
+                "Backlog": float(health.get("backlog", 0)),
+            }
+            for channel, value in now.items():
+                self.scan.set_gateway_point(channel, value)
+            for channel in ("Link_Connected", "Broker_Connected", "Store_Ok", "Scan_Overruns"):
+                if channel in was and was[channel] != now[channel]:
+                    body = {"what": channel, "value": now[channel]}
+                    self._event("gateway", {**body, "reason": str(health.get("reason", ""))})
+            was = now
+
+    async def _make_safe(self) -> None:
+        """Drive every output to its safe value and wait, in bounds, until devices took it."""
+        self.scan.stopping = True
+        self.scan.run()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_OUTPUTS_S):
+                while any(
+                    o.demand is not None and o.driven != o.desired
+                    for o in self.commands.outputs.values()
+                ):
+                    await asyncio.sleep(0.02)
+
+    async def _say_farewell(self) -> None:
+        """Wait, in bounds, until a link holds everything; then keep how this life ended."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL_S if self.server.link_connected else 0):
+                while self.server.taken < self.journal.last:
+                    await asyncio.sleep(0.02)
+        await self._retain(self.journal.last)
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def run(folder: Path, state: Path, stop: asyncio.Event) -> None:
+    """The field process of the site in `folder`."""
+    site, program = prepare(folder)
+    paths = process.open_state(state)
+    engine = Engine(program, kernel_cache.load(paths.folder))
+    await Field(site, engine, paths, SystemClock()).run(stop)
+
+
+if __name__ == "__main__":
+    sys.exit(process.main("field", run))

@@ -1,0 +1,135 @@
+"""The journal: the numbered stream of everything that happened in this epoch.
+
+Values are reported by exception: a change of status, a change beyond the deadband, or the
+heartbeat. Events take numbers of the same sequence, so their order against values is never in
+doubt. The journal is a ring in memory; what falls out before the link took it becomes a
+declared gap, never silence (DESIGN section 3, steps 5 and 6).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from config.points import PointDef
+from gateway.core.records import EVENT_KINDS, RECORD, Batch, Event, Gap
+from gateway.core.table import PointTable
+
+RING_RECORDS_MAX: Final = 200_000  # 6.4 MB; 200 changes a second for 1,000 s without a link
+RING_EVENTS_MAX: Final = 20_000
+BATCH_RECORDS_MAX: Final = 10_000
+
+EventListener = Callable[[Event], None]
+
+
+class Journal:
+    """Numbers changes and events of one epoch and keeps the newest of them."""
+
+    def __init__(
+        self,
+        points: Sequence[PointDef],
+        epoch: int,
+        birth: str,
+        *,
+        ring_records_max: int = RING_RECORDS_MAX,
+    ) -> None:
+        """`birth` is the hash of the point table that the rows' indexes refer to."""
+        self.epoch = epoch
+        self.birth = birth
+        self.last = 0  # the newest number given out
+        self._capacity = ring_records_max
+        self._ring = np.zeros(ring_records_max, dtype=RECORD)
+        self._events: deque[Event] = deque(maxlen=RING_EVENTS_MAX)
+        self._listeners: list[EventListener] = []
+        size = len(points) + 1
+        self._deadband = np.array([0.0] + [p.deadband for p in points])
+        self._heartbeat_ns = np.array([2**62] + [p.heartbeat_ns for p in points], dtype=np.int64)
+        self._value = np.full(size, np.nan)
+        self._status = np.zeros(size, dtype=np.uint32)
+        self._reported_ns = np.full(size, -(2**62), dtype=np.int64)
+        # Number 0 of the ring is no record; events fill their slot with a row of point 0.
+
+    def listen(self, listener: EventListener) -> None:
+        """Call `listener` with every later event, on the loop, before anything is awaited."""
+        self._listeners.append(listener)
+
+    def unlisten(self, listener: EventListener) -> None:
+        """Stop calling `listener`."""
+        self._listeners.remove(listener)
+
+    def report(self, table: PointTable, now_mono_ns: int) -> int:
+        """Number what is worth reporting since the last call; returns how many rows that were."""
+        rows = table.rows
+        value, code = rows["value"], rows["status"]
+        with np.errstate(invalid="ignore"):
+            moved = np.abs(value - self._value) > self._deadband
+        changed = (
+            moved
+            | (np.isnan(value) != np.isnan(self._value))
+            | (code != self._status)
+            | (now_mono_ns - self._reported_ns >= self._heartbeat_ns)
+        )
+        changed[0] = False
+        index = np.flatnonzero(changed)
+        count = len(index)
+        if count == 0:
+            return 0
+        self._value[index] = value[index]
+        self._status[index] = code[index]
+        self._reported_ns[index] = now_mono_ns
+        records = np.empty(count, dtype=RECORD)
+        records["seq"] = np.arange(self.last + 1, self.last + 1 + count, dtype=np.uint64)
+        records["point"] = index
+        records["status"] = code[index]
+        records["value"] = value[index]
+        records["utc_ns"] = rows["utc_ns"][index]
+        rows["seq"][index] = records["seq"]
+        self._ring[(records["seq"] % self._capacity).astype(np.int64)] = records
+        self.last += count
+        return count
+
+    def event(self, kind: str, body: Mapping[str, Any], utc_ns: int) -> Event:
+        """Number an event of one of the kinds in `EVENT_KINDS`."""
+        assert kind in EVENT_KINDS, kind
+        self.last += 1
+        event = Event(self.last, utc_ns, kind, body)
+        row = self._ring[self.last % self._capacity]
+        row["seq"], row["point"] = self.last, 0
+        self._events.append(event)
+        for listener in tuple(self._listeners):
+            listener(event)
+        return event
+
+    def first_kept(self) -> int:
+        """The oldest number that can still be delivered whole."""
+        first = max(1, self.last - self._capacity + 1)
+        if len(self._events) == RING_EVENTS_MAX:
+            first = max(first, self._events[0].seq)
+        return first
+
+    def after(self, seq: int, records_max: int = BATCH_RECORDS_MAX) -> Batch | None:
+        """The next batch behind number `seq`, or None where there is nothing newer.
+
+        What the ring no longer holds is declared as a gap at the head of the batch.
+        """
+        if seq >= self.last:
+            return None
+        kept = self.first_kept()
+        gaps = (Gap(seq + 1, kept - 1, "journal overflow"),) if seq + 1 < kept else ()
+        start = max(seq + 1, kept)
+        stop = min(self.last, start + records_max - 1)
+        numbers = np.arange(start, stop + 1) % self._capacity
+        rows = self._ring[numbers]
+        events = tuple(e for e in self._events if start <= e.seq <= stop)
+        return Batch(
+            epoch=self.epoch,
+            first=seq + 1,
+            last=stop,
+            birth=self.birth,
+            records=rows[rows["point"] != 0],
+            events=events,
+            gaps=gaps,
+        )

@@ -1,0 +1,126 @@
+"""Where the kernel's machine code is kept, and how it gets there.
+
+``python -m gateway.kernel_cache FILE`` compiles it in a process of its own, so that the field
+process never imports numba. A file is valid for one version of our source, of numba, of Python
+and for one CPU; all of that is in its name. An image ships the file beside the package, made for
+the CPU that ``NUMBA_CPU_NAME`` names; elsewhere the first start makes it. ``GATEPOST_KERNEL`` names
+another folder than the package's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import safety
+from safety.machine import Evaluate, MachineCode, MachineCodeError, compile_kernel, link
+
+log = logging.getLogger("gatepost.field")
+
+BUILD_S_MAX: Final = 300.0
+_SOURCES: Final = ("kernel.py", "layout.py", "machine.py")
+
+
+class KernelError(Exception):
+    """The kernel can be neither loaded nor compiled; the message says why."""
+
+
+def file_name() -> str:
+    """Names the machine code that fits this source, these versions and this CPU."""
+    from llvmlite import binding
+
+    folder = Path(safety.__path__[0])
+    parts = [(folder / name).read_bytes() for name in _SOURCES]
+    cpu = os.environ.get("NUMBA_CPU_NAME") or binding.get_host_cpu_name()
+    versions = [importlib.metadata.version(name) for name in ("numba", "llvmlite", "numpy")]
+    parts += [text.encode() for text in (cpu, sys.version, *versions)]
+    return f"kernel-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:16]}.bin"
+
+
+def load(state: Path) -> Evaluate:
+    """The kernel, from beside the package or from the state folder, else compiled first.
+
+    Raises KernelError.
+    """
+    name = file_name()
+    package = Path(safety.__path__[0]) / "__pycache__"
+    places = [Path(os.environ.get("GATEPOST_KERNEL") or package) / name, state / name]
+    for place in places:
+        evaluate = _try(place)
+        if evaluate is not None:
+            return evaluate
+    said = ""
+    for place in places:
+        log.info("compiling the safety kernel; the next start will find it in %s", place.parent)
+        said = _build(place)
+        evaluate = _try(place)
+        if evaluate is not None:
+            return evaluate
+    raise KernelError(f"the safety kernel can't be compiled: {said}")
+
+
+def _try(place: Path) -> Evaluate | None:
+    """The kernel of one file; None where there is none, or a damaged one."""
+    try:
+        return link(_unpack(place.read_bytes()))
+    except OSError:
+        return None
+    except MachineCodeError as error:
+        log.warning("%s: %s; it is made anew", place, error)
+        return None
+
+
+def _build(place: Path) -> str:
+    """Compile in another process; what that said where it failed."""
+    command = [sys.executable, "-m", "gateway.kernel_cache", str(place)]
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=BUILD_S_MAX,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return done.stderr.decode(errors="replace").strip()[-500:]
+
+
+def _pack(machine_code: MachineCode) -> bytes:
+    body = machine_code.symbol.encode() + b"\n" + machine_code.code
+    return hashlib.sha256(body).digest() + body
+
+
+def _unpack(data: bytes) -> MachineCode:
+    digest, body = data[:32], data[32:]
+    if hashlib.sha256(body).digest() != digest:
+        raise MachineCodeError("the checksum does not match")
+    symbol, code = body.split(b"\n", 1)
+    return MachineCode(symbol.decode(), code)
+
+
+def main(arguments: list[str]) -> int:
+    """Compile and write one file, whole or not at all."""
+    place = Path(arguments[0])
+    beside = place.with_suffix(f".{os.getpid()}")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_bytes(_pack(compile_kernel()))
+        beside.replace(place)
+        for old in place.parent.glob("kernel-*.bin"):
+            if old != place:
+                old.unlink(missing_ok=True)
+    except OSError as error:
+        print(f"{place}: {error.strerror}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,271 @@
+"""The link process: store, forwarder, OPC UA. ``python -m gateway.link``.
+
+It takes the field's numbered stream, makes it durable, and only then tells the field and the
+outside. It may crash, hang or be attacked: the field does not notice, and a restarted link
+resumes at the cursor of its store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from config.load import require_site
+from config.points import POINT
+from config.site import Site
+from gateway import process
+from gateway.core.clock import Clock, SystemClock
+from gateway.core.paths import StatePaths
+from gateway.core.records import RECORD, Batch, Birth, Gap, unpack_batch
+from gateway.frames import FrameBuilder
+from gateway.local import LocalClient, LocalError
+from gateway.mirror import Mirror
+from sync.async_store import AsyncStore
+from sync.errors import StoreError
+from sync.forward import Forwarder
+from sync.wire import encode_birth
+
+log = logging.getLogger("gatepost.link")
+
+RECONNECT_S: Final = 0.2
+HEALTH_PERIOD_S: Final = 0.5
+STORE_RETRY_S: Final = 1.0
+DRAIN_S: Final = 5.0  # how long an orderly stop waits for the historian's acknowledgement
+
+
+class Link:
+    """The parts of the link process and how they are joined."""
+
+    def __init__(self, site: Site, paths: StatePaths, store: AsyncStore, clock: Clock) -> None:
+        self.site = site
+        self.clock = clock
+        self._paths = paths
+        self.store = store
+        self.forwarder = Forwarder(store, site.link, site.link.Site or site.name.lower(), clock)
+        self._mirror = Mirror(site)
+        self._frames = FrameBuilder(
+            int(site.link.Store.FrameInterval * 1e9), site.link.Store.FrameRecordsMax
+        )
+        self._client: LocalClient | None = None
+        self._store_error = ""
+        self._refused_until_ns = 0
+        self._last_problem = ""
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run until `stop`, then store what arrived and give the forwarder time to drain."""
+        tasks = [
+            asyncio.create_task(self._follow_field(), name="local stream"),
+            asyncio.create_task(self.forwarder.run(), name="forwarder"),
+            asyncio.create_task(self._tell_health(), name="health"),
+            asyncio.create_task(self._mirror.run(), name="OPC UA"),
+        ]
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stopped}:
+                task.result()
+            await self._drain()
+        finally:
+            for task in (*tasks, stopped):
+                task.cancel()
+            await asyncio.gather(*tasks, stopped, return_exceptions=True)
+            await self._mirror.stop()
+
+    async def _drain(self) -> None:
+        """What is stored is safe; waiting only spares the cloud a pause."""
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                while (await self.store.backlog()).frames and self.forwarder.status()["connected"]:
+                    await asyncio.sleep(0.05)
+        except (TimeoutError, StoreError):
+            pass
+
+    # ------------------------------------------------------------ field -> store
+
+    async def _follow_field(self) -> None:
+        """Listen to the field process, again and again."""
+        while True:
+            client = LocalClient(self._paths.field_socket)
+            resume = False
+            try:
+                await client.connect()
+                resume = await self._follow(client)
+            except LocalError as error:
+                self._note(str(error))
+            except StoreError as error:
+                self._store_refused(error)
+                resume = True
+            finally:
+                self._client = None
+                await client.close()
+            if not resume:
+                self._mirror.lost(self.clock.utc_ns())
+            await asyncio.sleep(RECONNECT_S)
+
+    async def _follow(self, client: LocalClient) -> bool:
+        """Take the stream. Returns True where it is to be resumed at the store's cursor."""
+        cursor = await self.store.cursor()
+        self._frames.clear()
+        hello = {"type": "hello", "role": "link", "cursor": list(cursor) if cursor else None}
+        await client.send(hello)
+        receiving = asyncio.create_task(client.receive())
+        try:
+            while True:
+                now_ns = self.clock.monotonic_ns()
+                if self._refused_until_ns and now_ns >= self._refused_until_ns:
+                    self._refused_until_ns = 0
+                    return True
+                # A receive that is under way is never cancelled: it may hold half a message.
+                wait_s = min(self._frames.due_in_ns(now_ns) / 1e9, STORE_RETRY_S)
+                await asyncio.wait({receiving}, timeout=max(wait_s, 0))
+                if receiving.done():
+                    message = receiving.result()
+                    receiving = asyncio.create_task(client.receive())
+                    await self._take(client, message, cursor)
+                if self._frames.due_in_ns(self.clock.monotonic_ns()) <= 0:
+                    await self._append(client)
+        finally:
+            receiving.cancel()
+            await asyncio.gather(receiving, return_exceptions=True)
+
+    async def _take(
+        self, client: LocalClient, message: Mapping[str, Any], cursor: tuple[int, int] | None
+    ) -> None:
+        if message["type"] == "birth":
+            await self._born(client, message, cursor)
+        elif message["type"] == "data":
+            try:
+                batch = unpack_batch(message["batch"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise LocalError(f"not a batch: {error}") from error
+            self._mirror.update(batch.records)
+            if not self._refused_until_ns:
+                self._frames.add(batch, self.clock.monotonic_ns())
+        elif message["type"] == "error":
+            raise LocalError(str(message["reason"]))
+
+    async def _born(
+        self, client: LocalClient, message: Mapping[str, Any], cursor: tuple[int, int] | None
+    ) -> None:
+        birth = Birth(**message["birth"])
+        self._client = client
+        self._mirror.born(birth, np.frombuffer(message["rows"], dtype=POINT))
+        try:
+            await self.store.put_birth(birth.hash, encode_birth(birth))
+            if cursor is not None and cursor[0] != birth.epoch:
+                await self._end_epoch(cursor, message["previous"], birth)
+        except StoreError as error:
+            self._store_refused(error)
+        self.forwarder.notify_appended()
+
+    async def _end_epoch(
+        self, cursor: tuple[int, int], previous: Sequence[int], birth: Birth
+    ) -> None:
+        """The field process began anew: declare what of its last life can't come any more."""
+        epoch, seq = cursor
+        last = previous[1] if previous[0] == epoch else 0
+        if last == seq:
+            return
+        reason = "field process ended before the link took it"
+        await self.store.append(
+            Batch(
+                epoch=epoch,
+                first=seq + 1,
+                last=max(last, seq + 1),
+                birth=birth.hash,
+                records=np.empty(0, dtype=RECORD),
+                gaps=(Gap(seq + 1, last, reason),),
+            )
+        )
+
+    async def _append(self, client: LocalClient) -> None:
+        batch = self._frames.take()
+        if batch is None:
+            return
+        try:
+            await self.store.append(batch)
+        except StoreError as error:
+            self._store_refused(error)
+            return
+        if self._store_error:
+            log.info("the store takes frames again")
+            self._store_error = ""
+        self.forwarder.notify_appended()
+        await client.send({"type": "taken", "epoch": batch.epoch, "seq": batch.last})
+
+    def _store_refused(self, error: StoreError) -> None:
+        """Nothing is lost yet: the field's journal still holds what was not stored.
+
+        Values are shown on; after a pause the stream is resumed at the store's cursor.
+        """
+        if not self._store_error:
+            log.error("store: %s", error)
+        self._store_error = str(error)
+        self._frames.clear()
+        self._refused_until_ns = self.clock.monotonic_ns() + int(STORE_RETRY_S * 1e9)
+
+    # ------------------------------------------------------------ health
+
+    def _note(self, problem: str) -> None:
+        """Log a problem once, not every time it is met again."""
+        if problem != self._last_problem:
+            log.warning("local stream: %s", problem)
+        self._last_problem = problem
+
+    async def _tell_health(self) -> None:
+        """Tell the field how the link does; its points and `gatepost status` show it."""
+        while True:
+            await asyncio.sleep(HEALTH_PERIOD_S)
+            if self._client is None:
+                continue
+            forwarder = self.forwarder.status()
+            health = {
+                "type": "health",
+                **forwarder,
+                "store_ok": not self._store_error,
+                "reason": self._store_error or self._mirror.error or forwarder["last_error"],
+                "backlog": forwarder["backlog_records"],
+                **self._mirror.status(),
+            }
+            with contextlib.suppress(LocalError):  # _follow_field meets it too and says so
+                await self._client.send(health)
+
+
+async def _open_store(site: Site, path: Path, stop: asyncio.Event) -> AsyncStore | None:
+    """Open the store, again and again while the disk refuses; None where `stop` came first."""
+    said = ""
+    while not stop.is_set():
+        try:
+            return await AsyncStore.open(path, quota_bytes=site.link.Store.QuotaBytes)
+        except StoreError as error:
+            if str(error) != said:
+                log.error("store: %s; the field's journal holds what it can", error)
+            said = str(error)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STORE_RETRY_S):
+                await stop.wait()
+    return None
+
+
+async def run(folder: Path, state: Path, stop: asyncio.Event) -> None:
+    """The link process of the site in `folder`."""
+    site = require_site(folder)
+    paths = process.open_state(state)
+    store = await _open_store(site, paths.store, stop)
+    if store is None:
+        return
+    try:
+        await Link(site, paths, store, SystemClock()).run(stop)
+    finally:
+        await store.close()
+
+
+if __name__ == "__main__":
+    sys.exit(process.main("link", run))

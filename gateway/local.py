@@ -1,0 +1,140 @@
+"""The local stream: what crosses the Unix socket between field, link and the command line.
+
+A message is a msgpack map behind its length (4 bytes, big endian). Two kinds of clients:
+
+    link   hello(cursor) -> birth, then data ... and status once a second; taken, health back
+    tool   status | read | command -> one answer; a command's answers are its receipts
+
+The socket's file mode (0600) decides who may connect; it never leaves the machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import struct
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgpack
+
+from gateway.core.records import Command
+
+MESSAGE_BYTES_MAX: Final = 64_000_000
+RECEIPTS_MAX: Final = 64
+CLIENTS_MAX: Final = 32
+_LENGTH: Final = struct.Struct(">I")
+
+
+class LocalError(Exception):
+    """The other side of the local stream is not there, or does not keep to the form."""
+
+
+async def send(writer: asyncio.StreamWriter, message: Mapping[str, Any]) -> None:
+    """Send one message and wait until the socket took it."""
+    data = msgpack.packb(message)
+    writer.write(_LENGTH.pack(len(data)) + data)
+    await writer.drain()
+
+
+async def receive(reader: asyncio.StreamReader) -> dict[str, Any] | None:
+    """The next message; None where the other side closed. Raises LocalError on a bad form."""
+    try:
+        size = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))[0]
+        if size > MESSAGE_BYTES_MAX:
+            raise LocalError(f"a message of {size} bytes is longer than {MESSAGE_BYTES_MAX}")
+        message = msgpack.unpackb(await reader.readexactly(size))
+    except asyncio.IncompleteReadError as error:
+        if error.partial:
+            raise LocalError("the stream ended inside a message") from error
+        return None
+    except ConnectionError:
+        return None
+    except (ValueError, msgpack.UnpackException) as error:
+        raise LocalError(f"not msgpack: {error}") from error
+    if not isinstance(message, dict) or not isinstance(message.get("type"), str):
+        raise LocalError("a message is a map with a type")
+    return message
+
+
+def command_of(data: Mapping[str, Any]) -> Command:
+    """A command from a message. Raises LocalError where keys or types don't fit."""
+    try:
+        command = Command(**data)
+        return Command(
+            id=str(command.id),
+            tag=str(command.tag),
+            value=float(command.value),
+            origin=str(command.origin),
+            lease_ns=int(command.lease_ns),
+            expires_ns=int(command.expires_ns),
+            release=bool(command.release),
+            source=str(command.source),
+        )
+    except (TypeError, ValueError) as error:
+        raise LocalError(f"not a command: {error}") from error
+
+
+class LocalClient:
+    """One connection to a field process."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+
+    async def connect(self) -> None:
+        """Connect; raises LocalError where no field process listens."""
+        try:
+            self._reader, self._writer = await asyncio.open_unix_connection(str(self._path))
+        except OSError as error:
+            raise LocalError(
+                f"no gateway is running here ({self._path}: {error.strerror or error})"
+            ) from error
+
+    async def send(self, message: Mapping[str, Any]) -> None:
+        """Send one message; raises LocalError where the field process is gone."""
+        assert self._writer is not None, "connect first"
+        try:
+            await send(self._writer, message)
+        except ConnectionError as error:
+            raise LocalError("the field process closed the local stream") from error
+
+    async def receive(self) -> dict[str, Any]:
+        """The next message; raises LocalError where the field process is gone."""
+        assert self._reader is not None, "connect first"
+        message = await receive(self._reader)
+        if message is None:
+            raise LocalError("the field process closed the local stream")
+        return message
+
+    async def request(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """Send and wait for one answer; an answer of type ``error`` raises LocalError."""
+        await self.send(message)
+        answer = await self.receive()
+        if answer["type"] == "error":
+            raise LocalError(str(answer["reason"]))
+        return answer
+
+    async def command(self, command: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """Send a command; yields its receipts until it is refused, verified or failed.
+
+        `command` has the fields of gateway.core.records.Command as a mapping.
+        """
+        await self.send({"type": "command", "command": dict(command)})
+        while True:
+            answer = await self.receive()
+            if answer["type"] == "error":
+                raise LocalError(str(answer["reason"]))
+            if answer["type"] == "end":
+                return
+            yield answer["receipt"]
+
+    async def close(self) -> None:
+        """Close; may be called twice."""
+        if self._writer is not None:
+            self._writer.close()
+            with contextlib.suppress(ConnectionError):
+                await self._writer.wait_closed()
+            self._writer = None

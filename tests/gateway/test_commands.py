@@ -1,0 +1,271 @@
+"""Commands and outputs: acceptance, rank, lease, read-back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from config import status
+from config.points import PointDef
+from gateway.commands import REDRIVE_NS, VERIFY_NS, Commands, Demand, Write
+from gateway.core.records import Command
+from gateway.core.table import PointTable
+from tests.gateway.points import land, output, point
+
+SECOND_NS = 1_000_000_000
+
+
+class Bench:
+    """One or more outputs, a device that takes every write, and the receipts."""
+
+    def __init__(self, *points: PointDef) -> None:
+        self.receipts: list[Mapping[str, Any]] = []
+        self.points = points or (output(value_min=0.0, value_max=100.0),)
+        self.table = PointTable(self.points)
+        self.commands = Commands(self.points, self.receipts.append)
+        self.now_ns = SECOND_NS
+        self.ids = 0
+        self.demands: dict[int, Demand] = {}
+
+    def send(self, value: float, tag: str = "Dev.Out", **more: Any) -> bool:
+        self.ids += 1
+        command = Command(more.pop("id", f"c{self.ids}"), tag, value, **more)
+        return self.commands.submit(command, self.now_ns, self.now_ns)
+
+    def scan(self) -> list[Write]:
+        return self.commands.arbitrate(self.demands, self.table.rows, self.now_ns)
+
+    def cycle(self, ns: int = SECOND_NS // 10) -> list[Write]:
+        """A scan whose writes the device takes and shows in its read-back."""
+        writes = self.scan()
+        for write in writes:
+            self.commands.written(write.point.index, write.value, self.now_ns)
+            if write.point.read_back:
+                land(self.table, write.point.read_back, write.value, self.now_ns)
+        self.now_ns += ns
+        return writes
+
+    def values(self) -> list[float]:
+        return [write.value for write in self.cycle()]
+
+    def steps(self, **wanted: Any) -> list[str]:
+        return [r["step"] for r in self.receipts if all(r.get(k) == v for k, v in wanted.items())]
+
+    def last_reason(self) -> str:
+        return str(self.receipts[-1]["reason"])
+
+
+def test_a_command_is_accepted_driven_and_verified_by_its_read_back() -> None:
+    bench = Bench()
+    bench.cycle()
+    assert bench.send(42.0)
+    assert bench.values() == [42.0]
+    bench.cycle()
+    assert bench.steps(command="c1") == ["accepted", "driven", "verified"]
+    assert bench.values() == []  # nothing is written again without a reason
+
+
+@pytest.mark.parametrize(
+    ("tag", "more", "reason"),
+    [
+        ("Dev.Nothing", {}, "no such point"),
+        ("Dev.In", {}, "read only"),
+        ("Dev.Out", {"value": 100.1}, "outside 0 to 100"),
+        ("Dev.Out", {"value": -0.1}, "outside 0 to 100"),
+        ("Dev.Out", {"value": math.nan}, "not a finite number"),
+        ("Dev.Out", {"value": math.inf}, "not a finite number"),
+        ("Dev.Out", {"expires_ns": 1}, "expired"),
+        ("Dev.Out", {"origin": "nobody"}, "unknown origin"),
+        ("Dev.Out", {"origin": "remote"}, "needs a lease"),
+        ("Dev.Out", {"lease_ns": -1}, "lease outside"),
+        ("Dev.Out", {"origin": "remote", "lease_ns": 601 * SECOND_NS}, "lease outside"),
+        ("Dev.Out", {"release": True}, "no setpoint"),
+        ("Dev.Valve", {"value": 0.5}, "discrete"),
+        ("Dev.Valve", {"value": 2.0}, "discrete"),
+    ],
+)
+def test_what_must_not_be_done_is_refused_with_the_reason(
+    tag: str, more: dict[str, Any], reason: str
+) -> None:
+    bench = Bench(
+        output(1, value_min=0.0, value_max=100.0, lease_ns=600 * SECOND_NS),
+        point(2, "Dev.In"),
+        output(3, "Dev.Valve", kind="discrete", states=("closed", "open")),
+    )
+    more = dict(more)
+    assert not bench.send(more.pop("value", 1.0), tag, **more)
+    assert reason in bench.last_reason()
+    bench.cycle()
+    assert all(w == 0.0 for w in bench.values())
+
+
+def test_a_second_command_with_the_same_id_is_answered_and_not_executed() -> None:
+    bench = Bench()
+    assert bench.send(1.0, id="x")
+    assert not bench.send(2.0, id="x")
+    assert bench.values() == [1.0]
+
+
+def test_a_change_faster_than_the_points_rate_is_refused() -> None:
+    bench = Bench(output(rate_max_per_s=5.0))
+    assert bench.send(10.0)
+    bench.now_ns += SECOND_NS
+    assert not bench.send(16.0)
+    assert bench.send(14.9)
+    bench.now_ns += 10 * SECOND_NS
+    assert bench.send(60.0)
+
+
+def test_rank_is_trip_then_interlock_then_operator_then_remote_then_schedule() -> None:
+    bench = Bench()
+    lease = {"lease_ns": 1000 * SECOND_NS}
+    bench.send(3.0, origin="schedule", **lease)
+    assert bench.values() == [3.0]
+    bench.send(2.0, origin="remote", **lease)
+    assert bench.values() == [2.0]
+    bench.send(1.0, origin="operator")
+    assert bench.values() == [1.0]
+    bench.demands = {1: Demand(7.0, "Interlock", trip=False, source_ns=0)}
+    assert bench.values() == [7.0]
+    bench.demands = {1: Demand(0.0, "Trip", trip=True, source_ns=0)}
+    assert bench.values() == [0.0]
+
+
+def test_an_interlock_holds_setpoints_down_and_a_trip_ends_them() -> None:
+    bench = Bench(output(fallback=5.0))
+    bench.send(40.0)
+    bench.cycle()
+    bench.demands = {1: Demand(7.0, "Interlock", trip=False, source_ns=0)}
+    assert bench.values() == [7.0]
+    assert not bench.send(50.0)
+    assert "interlock Interlock" in bench.last_reason()
+    bench.demands = {}
+    assert bench.values() == [40.0]
+    bench.demands = {1: Demand(0.0, "Fire", trip=True, source_ns=0)}
+    assert bench.values() == [0.0]
+    assert "released" in bench.steps(command="c1")
+    bench.demands = {}
+    assert bench.values() == [5.0]  # not 40: nothing jumps back after a reset
+
+
+def test_a_lease_ends_and_its_fallback_follows() -> None:
+    bench = Bench(output(fallback=5.0))
+    bench.cycle()
+    bench.send(40.0, origin="remote", lease_ns=2 * SECOND_NS)
+    assert bench.values() == [40.0]
+    bench.now_ns += 2 * SECOND_NS
+    assert bench.values() == [5.0]
+    assert bench.steps(command="c1") == ["accepted", "driven", "released"]
+
+
+def test_a_release_gives_the_output_to_the_next_rank() -> None:
+    bench = Bench(output(fallback=5.0))
+    bench.send(30.0, origin="remote", lease_ns=100 * SECOND_NS)
+    bench.send(40.0)
+    bench.cycle()
+    assert bench.send(0.0, release=True)
+    assert bench.values() == [30.0]
+
+
+def test_a_trip_is_verified_even_where_the_output_was_there_already() -> None:
+    bench = Bench()
+    bench.cycle()
+    bench.cycle()
+    bench.demands = {1: Demand(0.0, "Fire", trip=True, source_ns=bench.now_ns)}
+    bench.cycle()
+    assert bench.steps(cause="Fire") == ["verified"]
+
+
+def test_the_receipt_of_a_trip_states_the_reaction_time() -> None:
+    bench = Bench()
+    bench.send(10.0)
+    bench.cycle()
+    bench.demands = {1: Demand(0.0, "Fire", trip=True, source_ns=bench.now_ns - 5_000_000)}
+    bench.cycle()
+    driven = [r for r in bench.receipts if r.get("cause") == "Fire" and r["step"] == "driven"]
+    assert driven[0]["reaction_ms"] == 5.0
+
+
+def test_a_failed_write_is_reported_once_and_repeated_until_it_works() -> None:
+    bench = Bench()
+    bench.cycle()
+    bench.send(10.0)
+    tries = 0
+    for _ in range(50):
+        for write in bench.scan():
+            tries += 1
+            bench.commands.write_failed(write.point.index, "no answer")
+        bench.now_ns += REDRIVE_NS // 10
+    assert bench.steps(command="c1") == ["accepted", "failed"]
+    assert 4 <= tries <= 6
+    bench.now_ns += REDRIVE_NS
+    assert bench.values() == [10.0]
+    bench.cycle()
+    assert bench.steps(command="c1")[-1] == "verified"
+
+
+def test_a_read_back_that_differs_fails_and_the_output_is_driven_again() -> None:
+    bench = Bench()
+    bench.send(10.0)
+    bench.cycle()
+    bench.cycle()
+    land(bench.table, 1, 99.0, bench.now_ns)  # somebody turned a knob at the device
+    bench.scan()
+    assert bench.steps(command="c1")[-1] == "failed"
+    bench.now_ns += REDRIVE_NS
+    assert bench.values() == [10.0]
+    bench.cycle()
+    assert bench.steps(command="c1")[-1] == "verified"
+
+
+def test_a_write_whose_read_back_never_comes_has_failed() -> None:
+    bench = Bench()
+    bench.send(10.0)
+    for write in bench.scan():
+        bench.commands.written(write.point.index, write.value, bench.now_ns)
+    bench.now_ns += VERIFY_NS + 1
+    bench.scan()
+    assert bench.steps(command="c1") == ["accepted", "driven", "failed"]
+
+
+def test_a_bad_read_back_does_not_verify() -> None:
+    bench = Bench()
+    bench.send(10.0)
+    bench.cycle()
+    land(bench.table, 1, 10.0, bench.now_ns)
+    bench.table.rows["status"][1] = status.BAD_DEVICE_FAILURE
+    bench.scan()
+    assert "verified" not in bench.steps(command="c1")
+
+
+def test_an_output_that_cannot_be_read_back_ends_at_driven() -> None:
+    bench = Bench(output(read_back=0))
+    bench.cycle()
+    bench.send(10.0)
+    for _ in range(3):
+        bench.cycle(VERIFY_NS)
+    assert bench.steps(command="c1") == ["accepted", "driven"]
+
+
+def test_a_device_that_was_lost_gets_its_outputs_again() -> None:
+    bench = Bench()
+    bench.send(10.0)
+    bench.cycle()
+    bench.cycle()
+    bench.commands.device_lost([1])
+    assert bench.values() == [10.0]
+
+
+def test_an_output_without_anything_to_say_is_left_alone() -> None:
+    bench = Bench(output(safe_value=math.nan, fallback=math.nan))
+    assert bench.values() == []
+
+
+def test_only_a_local_operator_writes_the_gateways_own_points() -> None:
+    bench = Bench(point(1, "Gateway.Reset", source="gateway", writable=True, kind="discrete"))
+    assert not bench.send(1.0, "Gateway.Reset", origin="remote", lease_ns=SECOND_NS)
+    assert bench.send(1.0, "Gateway.Reset")
+    assert [(p.tag, v) for p, v in bench.commands.gateway_writes] == [("Gateway.Reset", 1.0)]

@@ -1,0 +1,168 @@
+"""The field process on a real device: start safe, poll, trip, command, restart."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from config import status
+from config.findings import SiteError
+from gateway import retain
+from gateway.core.paths import StatePaths
+from gateway.field import prepare
+from tests.gateway.running import Running
+from tests.gateway.sites import Rig, eventually
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    """A device that answers, and its site folder."""
+    made = Rig(tmp_path)
+    await made.start()
+    yield made
+    await made.stop()
+
+
+@pytest.fixture
+async def running(rig: Rig) -> AsyncIterator[Running]:
+    """A field process whose start-up trip is released."""
+    made = Running(rig)
+    await made.ready()
+    yield made
+    await made.end()
+
+
+async def test_outputs_are_driven_safe_at_start_whatever_the_device_held(rig: Rig) -> None:
+    rig.bank.coils[0] = True
+    rig.bank.put_float32("holding", 0, 77.0)
+    running = Running(rig)
+    await eventually(lambda: not rig.valve and rig.bank.get_float32("holding", 0) == 5.0)
+    await eventually(lambda: bool(running.events("receipt", step="verified", tag="Rig.Valve")))
+    await running.end()
+
+
+async def test_a_device_that_never_answers_keeps_the_site_in_its_start_up_trip(rig: Rig) -> None:
+    rig.server.faults.silent = True
+    running = Running(rig)
+    await eventually(lambda: running.field.pollers["Rig"].statistics.errors > 1)
+    assert running.field.engine.startup
+    assert running.status("Rig.Temperature") == status.BAD_WAITING_FOR_INITIAL_DATA
+    assert not running.send("Rig.Valve", 1)
+    rig.server.faults.silent = False
+    await running.ready()
+    await running.end()
+
+
+async def test_an_over_temperature_trips_the_valve_and_holds_it_until_the_reset(
+    rig: Rig, running: Running
+) -> None:
+    assert running.send("Rig.Valve", 1)
+    await eventually(lambda: rig.valve)
+    rig.temperature(950.0)
+    await eventually(lambda: not rig.valve)
+    cause = {"tag": "Rig.Valve", "cause": "Control/OverTemp"}
+    await eventually(lambda: bool(running.events("receipt", step="verified", **cause)))
+    rig.temperature(20.0)
+    await eventually(lambda: running.value("Rig.Temperature") == 20.0)
+    assert not running.send("Rig.Valve", 1)  # latched
+    assert running.send("Gateway.Reset", 1)
+    await eventually(lambda: running.value("Controls.OverTemp") == 0)
+    await asyncio.sleep(0.1)
+    assert not rig.valve  # a reset opens nothing by itself
+    assert running.send("Rig.Valve", 1)
+    await eventually(lambda: rig.valve)
+
+
+async def test_a_reset_while_the_cause_stands_changes_nothing(rig: Rig, running: Running) -> None:
+    rig.temperature(950.0)
+    await eventually(lambda: running.value("Controls.OverTemp") == 1)
+    running.send("Gateway.Reset", 1)
+    await asyncio.sleep(0.2)
+    assert running.value("Controls.OverTemp") == 1
+
+
+async def test_the_emergency_stop_of_the_gateway_trips(rig: Rig, running: Running) -> None:
+    running.send("Rig.Valve", 1)
+    await eventually(lambda: rig.valve)
+    assert running.send("Gateway.E_Stop", 1)
+    await eventually(lambda: not rig.valve)
+    assert running.events("alarm", name="Alarms/E_Stop", level="Critical")
+
+
+async def test_an_input_that_falls_silent_trips_when_its_age_limit_is_over(
+    rig: Rig, running: Running
+) -> None:
+    running.send("Rig.Valve", 1)
+    await eventually(lambda: rig.valve)
+    rig.server.faults.silent = True
+    await eventually(lambda: running.status("Rig.Temperature") == status.BAD_NO_COMMUNICATION)
+    await eventually(lambda: running.value("Controls.OverTemp") == 1)
+    rig.server.faults.silent = False
+    await eventually(lambda: not rig.valve)  # the device is back and gets its safe value
+
+
+@pytest.mark.parametrize("fault", ["garbage", "half_frame", "wrong_unit", "exception_code"])
+async def test_a_device_that_goes_mad_ends_in_bad_quality_and_recovers(
+    rig: Rig, running: Running, fault: str
+) -> None:
+    setattr(rig.server.faults, fault, 4 if fault == "exception_code" else True)
+    await eventually(lambda: status.is_bad(running.status("Rig.Temperature")))
+    rig.server.faults.clear()
+    await eventually(lambda: running.status("Rig.Temperature") == status.GOOD)
+
+
+async def test_a_latched_trip_survives_a_crash_of_the_process(rig: Rig) -> None:
+    first = Running(rig)
+    await first.ready()
+    rig.temperature(950.0)
+    await eventually(lambda: first.value("Controls.OverTemp") == 1)
+    await eventually(lambda: bool(retain.load(StatePaths(rig.state).retain).latched))
+    await first.crash()
+    rig.temperature(20.0)
+    second = Running(rig)
+    await second.ready()
+    assert second.field.epoch > first.field.epoch
+    assert not second.send("Rig.Valve", 1)
+    second.send("Gateway.Reset", 1)
+    await eventually(lambda: second.value("Controls.OverTemp") == 0)
+    await second.end()
+
+
+async def test_a_damaged_retain_file_brings_every_latching_rule_up_latched(rig: Rig) -> None:
+    paths = StatePaths(rig.state)
+    paths.make()
+    paths.retain.write_text("{ torn")
+    running = Running(rig)
+    await running.ready()
+    assert not running.send("Rig.Valve", 1)
+    assert running.events("gateway", what="retain file damaged")
+    running.send("Gateway.Reset", 1)
+    await eventually(lambda: running.value("Controls.OverTemp") == 0)
+    await running.end()
+
+
+async def test_an_orderly_stop_leaves_outputs_safe_and_says_farewell(rig: Rig) -> None:
+    running = Running(rig)
+    await running.ready()
+    running.send("Rig.Valve", 1)
+    await eventually(lambda: rig.valve)
+    await running.end()
+    assert not rig.valve
+    kept = retain.load(StatePaths(rig.state).retain)
+    assert (kept.epoch, kept.last) == (running.field.epoch, running.field.journal.last)
+
+
+async def test_a_site_with_errors_does_not_start_and_names_all_of_them(rig: Rig) -> None:
+    rig.write(channels={"Bad": {"Type": "Coil", "DataType": "bool"}, "Typ": {"Typo": 1}})
+    with pytest.raises(SiteError) as caught:
+        prepare(rig.folder)
+    assert caught.value.findings
+
+
+async def test_the_status_is_plain_data(running: Running) -> None:
+    shown = running.field.status()
+    assert shown["devices"]["Rig"]["protocol"] == "ModbusTcpGeneric"
+    assert shown["scan"]["count"] > 0

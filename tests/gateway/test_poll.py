@@ -1,0 +1,315 @@
+"""Polling: grid, isolation, errors to status, writes ahead of reads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from config import status
+from config.model import Channel, EquipmentTags
+from config.site import Instrument, ScanClass
+from drivers.contract import Block, DriverProtocol
+from drivers.errors import DriverError, Garbled, NoAnswer, NotConnected, Refused
+from gateway.commands import Write
+from gateway.core.clock import SystemClock
+from gateway.core.table import PointTable
+from gateway.poll import WRITES_MAX, DevicePoller
+from tests.gateway.points import output, point
+
+FAST = {"Fast": ScanClass("Fast", 10_000_000), "Slow": ScanClass("Slow", 30_000_000)}
+
+
+class Script:
+    """A driver that does what the test says, and writes down what it was asked."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.answer: Callable[[str], float] = lambda label: 1.0
+        self.connects: Callable[[], None] = lambda: None
+        self.takes: Callable[[float], None] = lambda value: None
+        self.open_count = 0
+        self.in_flight = self.in_flight_most = 0
+
+    async def connect(self) -> None:
+        self.open_count += 1
+        await asyncio.sleep(0)
+        self.connects()
+
+    async def read(self, block: Block) -> float:
+        self.log.append(f"read {block.label}")
+        self.in_flight += 1
+        self.in_flight_most = max(self.in_flight_most, self.in_flight)
+        try:
+            await asyncio.sleep(0.001)
+            return self.answer(block.label)
+        finally:
+            self.in_flight -= 1
+
+    async def write(self, to: Any, value: float) -> None:
+        self.log.append(f"write {value:g}")
+        await asyncio.sleep(0)
+        self.takes(value)
+
+    async def close(self) -> None:
+        await asyncio.sleep(0)
+
+
+class Heard:
+    """What the poller told the field process."""
+
+    def __init__(self) -> None:
+        self.blocks: list[bool] = []
+        self.written: list[float] = []
+        self.failed: list[str] = []
+        self.devices: list[tuple[bool, str]] = []
+
+    def on_block(self, protective: bool) -> None:
+        self.blocks.append(protective)
+
+    def on_written(self, write: Write, now_mono_ns: int) -> None:
+        self.written.append(write.value)
+
+    def on_write_failed(self, write: Write, reason: str) -> None:
+        self.failed.append(reason)
+
+    def on_device(self, name: str, up: bool, reason: str) -> None:
+        self.devices.append((up, reason))
+
+
+class Bench:
+    """One device with a fast input, a slow input and an output, on a scripted driver."""
+
+    def __init__(self, **tags: Any) -> None:
+        points = {
+            "Fast": point(1, "Dev.Fast", value_max=50.0),
+            "Slow": point(2, "Dev.Slow"),
+            "Out": output(3),
+        }
+        self.points = points
+        self.table = PointTable(list(points.values()))
+        self.script, self.heard = Script(), Heard()
+        instrument = Instrument(
+            name="Dev",
+            file="Dev.json",
+            tags=EquipmentTags(EquipmentName="Dev", Communication="Script", **tags),
+            channels={name: Channel() for name in points},
+            points=points,
+        )
+        protocol = DriverProtocol(
+            names=("Script",),
+            plan=lambda _: [
+                self.block("fast", "Fast", 1),
+                self.block("slow", "Slow", 2),
+                self.block("out", "Slow", 3),
+            ],
+            check=lambda _: [],
+            open=lambda _: self.script,
+        )
+        protective = np.array([False, True, False, False])
+        self.poller = DevicePoller(
+            instrument, protocol, FAST, self.table, protective, self.heard, SystemClock()
+        )
+
+    @staticmethod
+    def block(label: str, scan_class: str, index: int) -> Block:
+        return Block(
+            index=np.array([index], dtype=np.int32),
+            scan_class=scan_class,
+            request=None,
+            decode=lambda raw: np.array([raw]),
+            label=label,
+        )
+
+    def status(self, index: int) -> int:
+        return int(self.table.rows["status"][index])
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Poll until a condition holds; a test that waits ten seconds has failed."""
+        task = asyncio.create_task(self.poller.run())
+        try:
+            async with asyncio.timeout(10):
+                while not condition():
+                    await asyncio.sleep(0.002)
+                    if task.done():
+                        task.result()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_values_land_good_with_stamps_and_the_fast_class_is_read_more_often() -> None:
+    bench = Bench()
+    await bench.until(lambda: bench.script.log.count("read slow") >= 3)
+    assert bench.status(1) == status.GOOD
+    assert bench.table.rows["mono_ns"][1] > 0
+    assert bench.script.log.count("read fast") > bench.script.log.count("read slow")
+
+
+async def test_only_blocks_with_protective_points_ask_for_a_scan_at_once() -> None:
+    bench = Bench()
+    await bench.until(lambda: True in bench.heard.blocks and False in bench.heard.blocks)
+
+
+async def test_a_value_outside_its_range_is_uncertain_and_a_sentinel_is_bad() -> None:
+    bench = Bench()
+    bench.script.answer = lambda label: 51.0 if label == "fast" else float("nan")
+    await bench.until(lambda: bench.status(2) != status.BAD_WAITING_FOR_INITIAL_DATA)
+    assert bench.status(1) == status.UNCERTAIN_UNITS_EXCEEDED
+    assert bench.status(2) == status.BAD_SENSOR_FAILURE
+
+
+async def test_silence_keeps_the_last_value_as_uncertain_and_the_age_limit_ends_it() -> None:
+    bench = Bench(Retries=0)
+    await bench.until(lambda: bench.status(1) == status.GOOD)
+
+    def silent(label: str) -> float:
+        raise NoAnswer("silent")
+
+    bench.script.answer = silent
+    await bench.until(lambda: bench.status(1) != status.GOOD)
+    assert bench.status(1) == status.UNCERTAIN_NO_COMMUNICATION
+    assert bench.table.rows["value"][1] == 1.0
+
+
+async def test_a_request_without_an_answer_is_tried_again_as_often_as_declared() -> None:
+    bench = Bench(Retries=2)
+    answers = iter([NoAnswer(), NoAnswer()])
+
+    def answer(label: str) -> float:
+        for error in answers:
+            raise error
+        return 4.0
+
+    bench.script.answer = answer
+    await bench.until(lambda: bench.status(1) == status.GOOD)
+    assert bench.script.log[:3] == ["read fast"] * 3
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (Refused("illegal address", code=2, permanent=True), status.BAD_CONFIGURATION_ERROR),
+        (Refused("busy", code=6), status.BAD_DEVICE_FAILURE),
+    ],
+)
+async def test_a_refusal_spoils_its_own_block_only(error: DriverError, code: int) -> None:
+    bench = Bench()
+    await bench.until(lambda: bench.status(2) == status.GOOD)
+
+    def answer(label: str) -> float:
+        if label == "slow":
+            raise error
+        return 1.0
+
+    bench.script.answer = answer
+    await bench.until(lambda: bench.status(2) != status.GOOD)
+    assert bench.status(2) == code
+    assert bench.status(1) == status.GOOD
+    assert bench.script.open_count == 2  # one a run: the connection was kept
+
+
+async def test_garbage_is_bad_at_once_and_the_connection_is_made_anew() -> None:
+    bench = Bench()
+    await bench.until(lambda: bench.status(1) == status.GOOD)
+
+    def answer(label: str) -> float:
+        raise Garbled("half a frame")
+
+    bench.script.answer = answer
+    await bench.until(lambda: bench.status(1) == status.BAD_DECODING_ERROR)
+    await bench.until(lambda: bench.script.open_count >= 4)
+
+
+async def test_an_outage_is_told_once_and_the_return_once() -> None:
+    bench = Bench()
+    down = True
+
+    def connects() -> None:
+        if down:
+            raise NotConnected("refused")
+
+    bench.script.connects = connects
+    await bench.until(lambda: bench.script.open_count >= 3)
+    assert bench.heard.devices == [(False, "refused")]
+    down = False
+    await bench.until(lambda: bench.status(1) == status.GOOD)
+    assert bench.heard.devices == [(False, "refused"), (True, "")]
+
+
+async def test_a_defect_in_a_driver_is_reported_and_does_not_end_the_task() -> None:
+    bench = Bench()
+
+    def answer(label: str) -> float:
+        raise ZeroDivisionError("oops")
+
+    bench.script.answer = answer
+    await bench.until(lambda: bench.script.open_count >= 2)
+    assert "ZeroDivisionError: oops" in bench.heard.devices[1][1]
+
+
+async def test_a_write_goes_ahead_of_reads_and_its_read_back_follows_at_once() -> None:
+    bench = Bench()
+    bench.poller.enqueue(Write(bench.points["Out"], 7.0))
+    await bench.until(lambda: bool(bench.heard.written))
+    at = bench.script.log.index("write 7")
+    assert at == 0
+    await bench.until(lambda: len(bench.script.log) > at + 1)
+    assert bench.script.log[at + 1] == "read out"
+
+
+async def test_a_refused_write_is_told_and_polling_goes_on() -> None:
+    bench = Bench()
+
+    def takes(value: float) -> None:
+        raise Refused("read only register", code=2)
+
+    bench.script.takes = takes
+    bench.poller.enqueue(Write(bench.points["Out"], 7.0))
+    await bench.until(lambda: bool(bench.heard.failed) and bench.status(1) == status.GOOD)
+    assert bench.heard.failed == ["read only register"]
+    assert bench.script.open_count == 1
+
+
+async def test_writes_to_a_lost_device_fail_instead_of_waiting_for_another_time() -> None:
+    bench = Bench()
+
+    def connects() -> None:
+        raise NotConnected("refused")
+
+    bench.script.connects = connects
+    bench.poller.enqueue(Write(bench.points["Out"], 7.0))
+    await bench.until(lambda: bool(bench.heard.failed))
+    assert bench.script.log == []
+
+
+def test_a_full_queue_of_writes_refuses_and_forgets_nothing() -> None:
+    bench = Bench()
+    for _ in range(WRITES_MAX + 1):
+        bench.poller.enqueue(Write(bench.points["Out"], 1.0))
+    assert len(bench.heard.failed) == 1
+
+
+async def test_overdue_polls_are_skipped_and_counted() -> None:
+    bench = Bench()
+    release = asyncio.Event()
+
+    async def slow(block: Block) -> float:
+        await release.wait()
+        return 1.0
+
+    bench.script.read = slow  # type: ignore[method-assign]
+    asyncio.get_running_loop().call_later(0.1, release.set)
+    await bench.until(lambda: bench.poller.statistics.skipped > 3)
+
+
+async def test_never_more_requests_in_flight_than_the_depth() -> None:
+    bench = Bench()
+    await bench.until(lambda: len(bench.script.log) > 20)
+    assert bench.script.in_flight_most == 1
+    deep = Bench(Depth=2)
+    await deep.until(lambda: len(deep.script.log) > 20)
+    assert deep.script.in_flight_most == 2

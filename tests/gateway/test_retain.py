@@ -1,0 +1,57 @@
+"""The retain file: whole or refused, never half."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway import retain
+from gateway.retain import Retained, RetainError
+
+
+def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+    kept = Retained(5, 99, {"Control/Fire": {"level": "GasShutOff", "first_out": 1}})
+    retain.save(tmp_path / "retain.json", kept)
+    assert retain.load(tmp_path / "retain.json") == kept
+
+
+def test_no_file_is_a_first_start(tmp_path: Path) -> None:
+    assert retain.load(tmp_path / "retain.json") == Retained()
+
+
+def test_every_single_changed_byte_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "retain.json"
+    retain.save(path, Retained(5, 99, {"Control/Fire": {"level": "GasShutOff"}}))
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x01]) + whole[at + 1 :])
+        with pytest.raises(RetainError):
+            retain.load(path)
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b'{"body": 3, "sha256": ""}', b"\xff"])
+def test_garbage_is_refused_with_the_files_name(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "retain.json"
+    path.write_bytes(data)
+    with pytest.raises(RetainError, match=r"retain\.json"):
+        retain.load(path)
+
+
+def test_a_folder_that_refuses_ends_in_one_clear_error_and_leaves_the_old_file(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "retain.json"
+    retain.save(path, Retained(1))
+    path.with_suffix(".new").mkdir()
+    with pytest.raises(RetainError, match=r"retain\.json"):
+        retain.save(path, Retained(2))
+    assert retain.load(path) == Retained(1)
+
+
+def test_a_damaged_file_is_kept_for_a_look(tmp_path: Path) -> None:
+    path = tmp_path / "retain.json"
+    path.write_text("junk")
+    aside = retain.set_aside(path)
+    assert aside.read_text() == "junk"
+    assert retain.load(path) == Retained()
