@@ -11,11 +11,9 @@ ARGS ?=
 NAME ?=
 BIN := .venv/bin
 
-NODE_PEERS := tests/node/node_modules/.package-lock.json
-
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: demo test lint bench lock clean help venv venv-test system-packages
+.PHONY: demo test lint bench lock clean help venv venv-test system-packages node-peers
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,7 +21,7 @@ help: ## this list
 demo: venv ## the guided demonstration; options in ARGS, e.g. ARGS="--json"
 	@$(BIN)/gatepost demo $(ARGS)
 
-test: system-packages $(NODE_PEERS) lint ## lint and all tests, with everything they need installed first
+test: system-packages node-peers lint ## lint and all tests, with everything they need installed first
 	@$(BIN)/python -m pytest $(ARGS)
 
 lint: venv-test ## ruff, mypy and the import contracts
@@ -54,6 +52,5 @@ system-packages:
 	@tools/system-packages
 
 # An OPC UA client that isn't ours, for tests/gateway.
-$(NODE_PEERS): tests/node/package-lock.json
-	@npm ci --prefix tests/node --ignore-scripts --no-audit --no-fund --loglevel=error >&2
-	@touch $@
+node-peers:
+	@tools/node-peers

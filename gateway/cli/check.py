@@ -1,0 +1,49 @@
+"""``gatepost check``: everything that is wrong with a site folder, at once."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import typer
+
+from config.findings import Finding
+from gateway.cli.output import EXIT_BAD, console, print_json
+from gateway.cli.site import JsonOption, SiteArgument, need_folder
+
+
+def all_findings(site: Path) -> list[Finding]:
+    """Findings of every check, sorted by file and key, each once.
+
+    The checks of addresses and rules need a site that loads; where it doesn't, what keeps it from
+    loading is reported alone.
+    """
+    from config.check import check_site
+    from config.load import load_site
+    from drivers.registry import check_instruments
+    from safety.compile import compile_site
+
+    loaded, findings = load_site(site)
+    if loaded is not None:
+        _, of_rules = compile_site(loaded)
+        findings = [*findings, *check_site(loaded), *check_instruments(loaded), *of_rules]
+    return sorted(set(findings))
+
+
+def check(site: SiteArgument, json: JsonOption = False) -> None:
+    """Print every finding in a site folder; exit status 1 where there are any.
+
+    One line a finding: file, key, rule and message. The rules are listed in docs/checks.md.
+    """
+    findings = all_findings(need_folder(site))
+    errors = sum(finding.severity == "error" for finding in findings)
+    if json:
+        print_json({"site": str(site), "findings": [asdict(finding) for finding in findings]})
+    else:
+        out = console()
+        for finding in findings:
+            out.print(f"{finding.severity}: {finding}", markup=False)
+    summary = f"{errors} errors, {len(findings) - errors} warnings" if findings else "no findings"
+    console(stderr=True).print(f"{site}: {summary}", markup=False)
+    if findings:
+        raise typer.Exit(EXIT_BAD)

@@ -1,0 +1,41 @@
+"""From the command line's SITE and --state to a loaded site and its state folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from gateway.cli.output import CommandFailed
+from gateway.core.paths import StatePaths, default_state_folder
+
+SiteArgument = Annotated[Path, typer.Argument(metavar="SITE", help="Site folder.")]
+StateOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--state",
+        metavar="DIR",
+        help="State folder; default: $GATEPOST_STATE or ~/.local/state/gatepost, by site name.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+
+NO_FOLDER: Final = "no such site folder"
+
+
+def need_folder(site: Path) -> Path:
+    """`site` where it is a folder; raises CommandFailed where it is none."""
+    if not site.is_dir():
+        raise CommandFailed(f"{site}: {NO_FOLDER}")
+    return site
+
+
+def state_of(site: Path, state: Path | None) -> StatePaths:
+    """The state folder that a gateway of `site` uses. Raises CommandFailed or SiteError."""
+    need_folder(site)
+    if state is not None:
+        return StatePaths(state)
+    from config.load import require_site
+
+    return StatePaths(default_state_folder(require_site(site).name))
