@@ -34,7 +34,7 @@ def first_scan_s(site: Path, state: Path, cache: Path) -> float:
         [sys.executable, "-m", "gateway.field", str(site), "--state", str(state)],
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "NUMBA_CACHE_DIR": str(cache), "GATEPOST_KERNEL": str(cache)},
+        env={**os.environ, "GATEPOST_KERNEL": str(cache)},
     )
     assert process.stderr is not None
     try:

@@ -24,7 +24,7 @@ from gateway.core.records import Command
 ORIGINS: Final = ("operator", "remote", "schedule")  # in the order of their rank
 IDS_SEEN_MAX: Final = 10_000
 REDRIVE_NS: Final = 1_000_000_000  # a failed or undone write is repeated at most this often
-VERIFY_NS: Final = 5_000_000_000  # a write that no read-back confirms by then has failed
+VERIFY_NS: Final = 5_000_000_000  # what no read-back confirms by then has failed
 
 Receipt = Callable[[Mapping[str, Any]], None]
 
@@ -60,10 +60,11 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One value for a driver to write."""
+    """One value for a driver to write; an urgent one (protection) goes ahead of the others."""
 
     point: PointDef
     value: float
+    urgent: bool = False
 
 
 @dataclass(slots=True)
@@ -76,12 +77,15 @@ class Output:
     desired: float = math.nan
     reason: Mapping[str, Any] = field(default_factory=dict)  # command or cause of `desired`
     since_ns: int = 0  # source time of the reason
-    in_flight: bool = False
+    in_flight: bool = False  # a write of `asked` waits or is under way
+    asked: float = math.nan  # what the newest write asks for
+    attempt_ns: int = -REDRIVE_NS
     driven: float = math.nan  # what the device last accepted
     driven_ns: int = 0
-    attempt_ns: int = -REDRIVE_NS
     verified: bool = False
-    failed: bool = False  # a failure was reported for this `desired`; report it once
+    doubted: bool = False  # the read-back says something else than `driven`
+    unproven_ns: int = 0  # since when a read-back could have confirmed `desired`
+    told: set[str] = field(default_factory=set)  # what was reported of `desired`: each once
 
 
 class Commands:
@@ -178,9 +182,10 @@ class Commands:
             self._decide(output, demands.get(index), now_ns)
             self._verify(output, rows, now_ns)
             if self._due(output, now_ns):
-                output.in_flight = True
+                output.in_flight, output.asked = True, output.desired
                 output.attempt_ns = now_ns
-                writes.append(Write(output.point, output.desired))
+                urgent = output.demand is not None
+                writes.append(Write(output.point, output.desired, urgent))
         return writes
 
     def _decide(self, output: Output, demand: Demand | None, now_ns: int) -> None:
@@ -197,8 +202,10 @@ class Commands:
         if reason == output.reason and _same(value, output.desired):
             return
         output.desired, output.reason, output.since_ns = value, reason, since_ns
-        output.failed = False
-        output.verified = False
+        output.attempt_ns = -REDRIVE_NS  # a new wish doesn't wait for the repetition of an old one
+        output.unproven_ns = now_ns
+        output.verified = output.doubted = False
+        output.told.clear()
 
     def _wanted(
         self, output: Output, demand: Demand | None
@@ -212,30 +219,36 @@ class Commands:
         return output.point.fallback, {"cause": "fallback"}, 0
 
     def _due(self, output: Output, now_ns: int) -> bool:
-        if output.in_flight or math.isnan(output.desired) or output.desired == output.driven:
+        if math.isnan(output.desired):
             return False
-        return not output.failed or now_ns - output.attempt_ns >= REDRIVE_NS
+        if output.in_flight:
+            return output.desired != output.asked  # the newer write replaces or follows the older
+        wrong = output.desired != output.driven or output.doubted
+        return wrong and now_ns - output.attempt_ns >= REDRIVE_NS
 
     # ------------------------------------------------------------ what became of a write
 
     def written(self, index: int, value: float, now_ns: int) -> None:
         """The device accepted a write."""
         output = self.outputs[index]
-        output.in_flight = False
+        if value != output.driven:
+            output.unproven_ns = now_ns
         output.driven, output.driven_ns = value, now_ns
-        output.verified = False
-        if _same(value, output.desired):
-            output.failed = False
-            self._step(output, "driven", now_ns=now_ns)
+        output.verified = output.doubted = False
+        if value != output.asked:
+            return  # a newer write is behind it
+        output.in_flight = False
+        if value == output.desired:
+            self._once("driven", output, "driven", now_ns=now_ns)
 
-    def write_failed(self, index: int, reason: str) -> None:
+    def write_failed(self, index: int, value: float, reason: str) -> None:
         """The device did not take a write; it is repeated as long as it is wanted."""
         output = self.outputs[index]
-        output.in_flight = False
         output.driven = math.nan
-        if not output.failed:
-            output.failed = True
-            self._step(output, "failed", reason=reason)
+        if value != output.asked:
+            return  # a newer write is behind it
+        output.in_flight = False
+        self._once("write failed", output, "failed", reason=reason)
 
     def device_lost(self, indexes: Sequence[int]) -> None:
         """What these outputs hold is unknown from now on; they are driven again."""
@@ -243,28 +256,44 @@ class Commands:
             output = self.outputs.get(index)
             if output is not None:
                 output.driven = math.nan
+                output.attempt_ns = -REDRIVE_NS
                 output.verified = False
+                output.told.clear()
 
     def _verify(self, output: Output, rows: NDArray[np.void], now_ns: int) -> None:
-        """Compare the read-back with what was driven, where it was read after the write."""
+        """Compare the read-back with what was driven, where it was read after the write.
+
+        An output may take a moment to arrive: until `VERIFY_NS` another value is no failure yet,
+        but it is driven again. One that was verified and then leaves its value fails at once.
+        """
         point = output.point
-        if math.isnan(output.driven) or point.read_back == 0 or output.in_flight:
+        if output.in_flight or point.read_back == 0 or output.driven != output.desired:
             return
         row = rows[point.read_back]
+        value = float(row["value"])
         fresh = row["mono_ns"] >= output.driven_ns and not status.is_bad(int(row["status"]))
-        if fresh and abs(float(row["value"]) - output.driven) <= point.tolerance:
-            if not output.verified and _same(output.driven, output.desired):
+        if fresh and abs(value - output.driven) <= point.tolerance:
+            output.doubted = False
+            if not output.verified:
                 output.verified = True
-                output.failed = False
-                self._step(output, "verified", now_ns=now_ns)
+                self._once("verified", output, "verified", now_ns=now_ns)
             return
-        if fresh or (not output.verified and now_ns - output.driven_ns > VERIFY_NS):
-            shown = f"read-back {float(row['value']):g}" if fresh else "no read-back in time"
-            if not output.failed and _same(output.driven, output.desired):
-                self._step(output, "failed", reason=f"{shown}, driven {output.driven:g}")
-            output.failed = True
+        if output.verified and not fresh:
+            return
+        if output.verified:
             output.verified = False
-            output.driven = math.nan
+            output.told.clear()
+        elif now_ns - output.unproven_ns <= VERIFY_NS:
+            output.doubted = fresh
+            return
+        output.doubted = True
+        shown = f"read-back {value:g}" if fresh else "no read-back in time"
+        self._once("not verified", output, "failed", reason=f"{shown}, driven {output.driven:g}")
+
+    def _once(self, what: str, output: Output, step: str, **more: Any) -> None:
+        if what not in output.told:
+            output.told.add(what)
+            self._step(output, step, **more)
 
     def _step(
         self,

@@ -173,7 +173,7 @@ class Field:
 
     def on_write_failed(self, write: Write, reason: str) -> None:
         """See gateway.poll.Listener."""
-        self.commands.write_failed(write.point.index, reason)
+        self.commands.write_failed(write.point.index, write.value, reason)
 
     def on_device(self, name: str, up: bool, reason: str) -> None:
         """See gateway.poll.Listener."""

@@ -146,24 +146,11 @@ class Methods:
         return found
 
     def check_outputs(self, effects: list[tuple[Row, int, Drive]]) -> None:
-        """Warn of outputs without a safe value and of rules that pull in two directions."""
+        """Warn of rules that pull an output in two directions."""
         by_output: dict[int, list[tuple[Row, Drive]]] = {}
         for row, _, drive in effects:
             by_output.setdefault(drive.point.index, []).append((row, drive))
         for pulls in by_output.values():
-            point = pulls[0][1].point
-            if math.isnan(point.safe_value):
-                instrument = self._site.instruments[point.equipment]
-                self.findings.append(
-                    Finding(
-                        instrument.file,
-                        f"Channels.{point.channel}.SafeValue",
-                        "output-no-safe-value",
-                        f"Controls drive {point.tag}, but it has no SafeValue: until the first "
-                        "good scan nothing is demanded of it. Declare one.",
-                        "warning",
-                    )
-                )
             for kind in (layout.KIND_TRIP, layout.KIND_INTERLOCK):
                 self._contradiction([pull for pull in pulls if pull[0].rule_kind == kind])
 

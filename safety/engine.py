@@ -112,21 +112,13 @@ class Engine:
         return changed
 
     def warm_up(self) -> None:
-        """Compile the kernel, or load it from numba's cache, without touching the state.
+        """Run a trial scan without touching the state; compiles the kernel where it is not yet.
 
-        Call it before the gateway reports ready. A cached kernel that was compiled with other
-        opcodes (numba compares only the time and size of safety/kernel.py) is compiled anew.
+        Call it before the gateway reports ready.
         """
         rows = np.zeros(len(self.program.protective), dtype=POINT)
         rows["status"] = status.BAD_WAITING_FOR_INITIAL_DATA
-        for fresh in (False, True):
-            trial = Engine(self.program, self._evaluate)
-            trial.scan(rows, 0, False)
-            if trial._memory[layout.MEMORY_STAMP] == layout.LAYOUT_STAMP:
-                return
-            recompile = getattr(self._evaluate, "recompile", None)
-            assert recompile is not None and not fresh, "kernel and program differ in layout"
-            recompile()
+        Engine(self.program, self._evaluate).scan(rows, 0, False)
 
     # ------------------------------------------------------------ rules as points
 

@@ -8,7 +8,6 @@ the only entry, so that one specialisation is all there is to compile.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,11 +24,9 @@ from safety.layout import (
     KIND_ALARM,
     KIND_STATE,
     KIND_TRIP,
-    LAYOUT_STAMP,
     MEMORY_NOW,
     MEMORY_ORDER,
     MEMORY_RESET,
-    MEMORY_STAMP,
     MEMORY_STARTUP,
     MEMORY_TIME,
     ON_BAD_HOLD,
@@ -82,18 +79,6 @@ _part = njit(**_LEAN, **_BARE)
 _inlined = njit(forceinline=True, **_LEAN, **_BARE)
 
 
-def _entry(function: Callable[..., int]) -> Any:
-    """Compile on the first call; keep the result for the next start where there is a place.
-
-    numba raises RuntimeError where neither the package's folder nor NUMBA_CACHE_DIR nor the
-    user's cache folder can be written; then every start compiles.
-    """
-    try:
-        return njit(cache=True, nogil=True, **_LEAN)(function)
-    except RuntimeError:
-        return njit(nogil=True, **_LEAN)(function)
-
-
 @_inlined
 def _quality(rows: Records, index: Int) -> Int:
     code = rows[index].status
@@ -108,10 +93,8 @@ def _quality(rows: Records, index: Int) -> Int:
 
 @_inlined
 def _compare(which: Int, left: float, right: float) -> bool:
-    below = np.int64(left < right)
-    same = np.int64(left == right)
-    above = np.int64(left > right)
-    return (which & (COMPARE_LT * below + COMPARE_EQ * same + COMPARE_GT * above)) != 0
+    outcome = COMPARE_LT * np.int64(left < right) + COMPARE_EQ * np.int64(left == right)
+    return (which & (outcome + COMPARE_GT * np.int64(left > right))) != 0
 
 
 @_inlined
@@ -287,11 +270,9 @@ def _number(
 ) -> tuple[Int, Int]:
     """Opcodes on numbers; `top` is one above the highest cell. Returns the next pc, top."""
     op = code[pc]
-    if op == OP_NEG:
-        cells[top - 1].value = -cells[top - 1].value
-        return pc + 1, top
-    if op == OP_ABS:
-        cells[top - 1].value = abs(cells[top - 1].value)
+    if op in (OP_NEG, OP_ABS):
+        value = cells[top - 1].value
+        cells[top - 1].value = -value if op == OP_NEG else abs(value)
         return pc + 1, top
     left, right = cells[top - 2].value, cells[top - 1].value
     quality = max(cells[top - 2].quality, cells[top - 1].quality)
@@ -449,7 +430,6 @@ def _begin(rows: Records, watch: Ints, memory: Ints, now_ns: Int) -> Int:
     elif now_ns > memory[MEMORY_NOW]:
         memory[MEMORY_TIME] += min(now_ns - memory[MEMORY_NOW], STEP_NS_MAX)
     memory[MEMORY_NOW] = now_ns
-    memory[MEMORY_STAMP] = LAYOUT_STAMP
     if memory[MEMORY_STARTUP] != 0:
         good = True
         for at in range(watch.size):
@@ -460,7 +440,7 @@ def _begin(rows: Records, watch: Ints, memory: Ints, now_ns: Int) -> Int:
     return memory[MEMORY_TIME]
 
 
-@_entry
+@njit(nogil=True, **_LEAN)
 def evaluate(
     rows: Records,
     rules: Records,

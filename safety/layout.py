@@ -10,7 +10,6 @@ value with its quality (`CELL`); a bad cell has the value NaN.
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from typing import Final
 
@@ -138,21 +137,12 @@ MEMORY_NOW: Final = 0  # the clock at the last scan
 MEMORY_TIME: Final = 1  # engine time, starts at 1 and never goes back
 MEMORY_STARTUP: Final = 2  # 1 until the first good scan
 MEMORY_RESET: Final = 3  # the reset of the last scan, to find its edge
-MEMORY_STAMP: Final = 4  # LAYOUT_STAMP of the evaluator that ran
-MEMORY_ORDER: Final = 5  # + kind: the last first-out number given
+MEMORY_ORDER: Final = 4  # + kind: the last first-out number given
 MEMORY_WORDS: Final = MEMORY_ORDER + len(KIND_NAMES)
 
 # One scan counts at most this much time: a clock that leaps can't overflow the engine's own.
 STEP_NS_MAX: Final = 86_400_000_000_000
 DELAY_S_MAX: Final = 31 * 86_400
-
-# numba's cache looks at the kernel's own file only. The kernel stores this number on every call,
-# and the engine compiles anew where it differs (safety/engine.py).
-LAYOUT_STAMP: Final = zlib.crc32(
-    repr(
-        [(name, value) for name, value in sorted(globals().items()) if isinstance(value, int)]
-    ).encode()
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ later processes without numba. What runs is the same machine code, from the same
 from __future__ import annotations
 
 import ctypes
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from config.points import POINT
-from safety.layout import CELL, EFFECT, LAYOUT_STAMP, OUTPUT, RULE, STATE
+from safety.layout import CELL, EFFECT, OUTPUT, RULE, STATE
 
 # Element types of the arrays of `safety.kernel.evaluate`, in its order.
 ARRAYS: Final = tuple(
@@ -59,7 +60,7 @@ def compile_kernel() -> MachineCode:
 
     from safety.kernel import evaluate
 
-    pointers = [types.CPointer(numpy_support.from_dtype(kind)) for kind in ARRAYS]  # type: ignore[arg-type]
+    pointers = [types.CPointer(numpy_support.from_dtype(kind)) for kind in ARRAYS]
     sizes = types.CPointer(types.int64)
     signature = types.int64(*pointers, sizes, types.int64, types.int64)
 
@@ -118,24 +119,20 @@ class _Linked:
         pointers = [ctypes.c_void_p] * (len(ARRAYS) + 1)
         integers = [ctypes.c_int64, ctypes.c_int64]
         self._call = ctypes.CFUNCTYPE(ctypes.c_int64, *pointers, *integers)(address)
-        self._arrays: tuple[Any, ...] = ()
-        self._addresses: list[int] = []
+        self._arrays: tuple[Any, ...] = (None,) * len(ARRAYS)
+        self._pointers: tuple[ctypes.c_void_p, ...] = ()
         self._sizes = np.zeros(len(ARRAYS), dtype=np.int64)
 
     def __call__(self, *arguments: Any) -> int:
-        arrays, (now_ns, reset) = arguments[: len(ARRAYS)], arguments[len(ARRAYS) :]
-        if len(arrays) != len(self._arrays) or any(
-            new is not old for new, old in zip(arrays, self._arrays, strict=True)
-        ):
-            self._take(arrays)
-        return int(self._call(*self._addresses, self._sizes.ctypes.data, now_ns, int(reset)))
+        if not all(map(operator.is_, self._arrays, arguments)):
+            self._take(arguments[: len(ARRAYS)])
+        now_ns, reset = arguments[len(ARRAYS) :]
+        return int(self._call(*self._pointers, now_ns, reset))
 
     def _take(self, arrays: tuple[Any, ...]) -> None:
         for array, kind in zip(arrays, ARRAYS, strict=True):
             assert array.dtype == kind and array.ndim == 1 and array.flags.c_contiguous
         self._sizes[:] = [array.shape[0] for array in arrays]
-        self._addresses = [array.ctypes.data for array in arrays]
+        addresses = [array.ctypes.data for array in (*arrays, self._sizes)]
+        self._pointers = tuple(ctypes.c_void_p(address) for address in addresses)
         self._arrays = arrays  # kept alive for as long as their addresses are used
-
-
-__all__ = ["LAYOUT_STAMP", "MachineCode", "MachineCodeError", "compile_kernel", "link"]

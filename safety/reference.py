@@ -38,7 +38,6 @@ def evaluate(
     time_ns = _advance(memory, now_ns)
     edge = reset and memory[lay.MEMORY_RESET] == 0
     memory[lay.MEMORY_RESET] = int(reset)
-    memory[lay.MEMORY_STAMP] = lay.LAYOUT_STAMP
     if memory[lay.MEMORY_STARTUP] and all(_point(rows, p)[1] < lay.QUALITY_BAD_FROM for p in watch):
         memory[lay.MEMORY_STARTUP] = 0
     count = 0

@@ -30,7 +30,7 @@ app.command()(demo.demo)
 def main() -> None:
     """Entry point: what can go wrong ends in a message and an exit status, not in a traceback."""
     try:
-        app()
+        app(prog_name="gatepost")
     except CommandFailed as error:
         print(f"gatepost: {error.message}", file=sys.stderr)
         sys.exit(error.status)

@@ -197,7 +197,7 @@ def test_a_failed_write_is_reported_once_and_repeated_until_it_works() -> None:
     for _ in range(50):
         for write in bench.scan():
             tries += 1
-            bench.commands.write_failed(write.point.index, "no answer")
+            bench.commands.write_failed(write.point.index, write.value, "no answer")
         bench.now_ns += REDRIVE_NS // 10
     assert bench.steps(command="c1") == ["accepted", "failed"]
     assert 4 <= tries <= 6
@@ -269,3 +269,88 @@ def test_only_a_local_operator_writes_the_gateways_own_points() -> None:
     assert not bench.send(1.0, "Gateway.Reset", origin="remote", lease_ns=SECOND_NS)
     assert bench.send(1.0, "Gateway.Reset")
     assert [(p.tag, v) for p, v in bench.commands.gateway_writes] == [("Gateway.Reset", 1.0)]
+
+
+def test_a_trip_does_not_wait_for_a_write_of_something_else_that_is_under_way() -> None:
+    bench = Bench()
+    bench.cycle()
+    bench.send(50.0)
+    assert [w.value for w in bench.scan()] == [50.0]  # the device is slow: not written yet
+    bench.demands = {1: Demand(0.0, "Fire", trip=True, source_ns=0)}
+    assert [(w.value, w.urgent) for w in bench.scan()] == [(0.0, True)]
+    bench.commands.written(1, 50.0, bench.now_ns)  # the older one came through first
+    assert bench.scan() == []
+    bench.commands.written(1, 0.0, bench.now_ns)
+    land(bench.table, 1, 0.0, bench.now_ns)
+    assert bench.scan() == []
+    assert bench.steps(cause="Fire") == ["driven", "verified"]
+    assert bench.steps(command="c1") == ["accepted", "released"]
+
+
+def test_a_wish_that_changes_back_while_its_opposite_is_under_way_is_written_again() -> None:
+    bench = Bench()
+    bench.send(50.0)
+    bench.cycle()
+    bench.cycle()
+    bench.demands = {1: Demand(0.0, "Interlock", trip=False, source_ns=0)}
+    assert [w.value for w in bench.scan()] == [0.0]
+    bench.demands = {}
+    assert [w.value for w in bench.scan()] == [50.0]
+
+
+def test_an_older_write_that_fails_leaves_the_newer_one_under_way() -> None:
+    bench = Bench()
+    bench.cycle()
+    bench.send(50.0)
+    bench.scan()
+    bench.demands = {1: Demand(0.0, "Fire", trip=True, source_ns=0)}
+    bench.scan()
+    bench.commands.write_failed(1, 50.0, "no answer")
+    assert bench.scan() == []
+    assert "failed" not in bench.steps()
+    bench.commands.write_failed(1, 0.0, "no answer")
+    assert bench.steps(cause="Fire") == ["failed"]
+
+
+def test_a_trip_is_written_at_once_although_the_read_back_of_before_differs() -> None:
+    bench = Bench()
+    bench.send(50.0)
+    bench.cycle()
+    land(bench.table, 1, 30.0, bench.now_ns)  # on its way, or turned by hand
+    bench.demands = {1: Demand(0.0, "Fire", trip=True, source_ns=0)}
+    assert [w.value for w in bench.scan()] == [0.0]
+
+
+def test_a_failed_write_does_not_hold_up_a_trip_to_the_same_value() -> None:
+    bench = Bench()
+    for write in bench.scan():
+        bench.commands.write_failed(1, write.value, "no answer")
+    assert bench.scan() == []
+    bench.demands = {1: Demand(0.0, "Fire", trip=True, source_ns=0)}
+    assert [w.value for w in bench.scan()] == [0.0]
+
+
+def test_an_output_that_takes_a_moment_is_verified_when_it_arrives() -> None:
+    bench = Bench()
+    bench.send(10.0)
+    for write in bench.scan():
+        bench.commands.written(1, write.value, bench.now_ns)
+    for shown in (2.0, 6.0, 10.0):
+        bench.now_ns += REDRIVE_NS // 4
+        land(bench.table, 1, shown, bench.now_ns)
+        bench.scan()
+    assert bench.steps(command="c1") == ["accepted", "driven", "verified"]
+
+
+def test_a_read_back_that_never_agrees_is_driven_on_and_reported_once() -> None:
+    bench = Bench()
+    bench.send(10.0)
+    writes = 0
+    for _ in range(300):
+        for write in bench.scan():
+            writes += 1
+            bench.commands.written(1, write.value, bench.now_ns)
+        bench.now_ns += REDRIVE_NS // 10
+        land(bench.table, 1, 3.0, bench.now_ns)
+    assert bench.steps(command="c1") == ["accepted", "driven", "failed"]
+    assert 28 <= writes <= 31

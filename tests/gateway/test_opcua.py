@@ -11,14 +11,14 @@ from asyncua import Client, ua
 from config import status
 from config.points import PointDef
 from gateway.opcua import OpcUaError, OpcUaServer
-from gateway.opcua_library import (
+from gateway.opcua.library import (
     MONITORED_ITEMS_MAX,
     PUBLISHING_INTERVAL_MS_MAX,
     PUBLISHING_INTERVAL_MS_MIN,
     is_reportable,
 )
-from gateway.opcua_space import data_type, data_value
-from gateway.opcua_units import NO_CODE, code_number, unit_of
+from gateway.opcua.space import data_type, data_value
+from gateway.opcua.units import NO_CODE, code_number, unit_of
 from tests.gateway.opcua_case import NOW_NS, SITE, Seen, names, read, rows, until
 from tests.gateway.points import point
 
@@ -330,7 +330,7 @@ async def test_a_subscription_takes_a_bounded_number_of_items(
     scada: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert MONITORED_ITEMS_MAX <= 10_000
-    monkeypatch.setattr("gateway.opcua_library.MONITORED_ITEMS_MAX", 2)
+    monkeypatch.setattr("gateway.opcua.library.MONITORED_ITEMS_MAX", 2)
     subscription = await scada.create_subscription(100, Seen())
     nodes = [scada.get_node(f"ns=2;s={given.tag}") for given in SITE[:3]]
     results = await subscription.subscribe_data_change(nodes)

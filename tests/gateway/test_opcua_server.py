@@ -18,7 +18,7 @@ from asyncua.server.internal_server import InternalServer
 
 from config import status
 from gateway.opcua import OpcUaError, OpcUaServer, parse_endpoint, point_of
-from gateway.opcua_library import (
+from gateway.opcua.library import (
     BUFFER_BYTES_MAX,
     CONNECTIONS_MAX,
     LeanServer,

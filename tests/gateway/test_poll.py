@@ -248,7 +248,8 @@ async def test_a_defect_in_a_driver_is_reported_and_does_not_end_the_task() -> N
 
     bench.script.answer = answer
     await bench.until(lambda: bench.script.open_count >= 2)
-    assert "ZeroDivisionError: oops" in bench.heard.devices[1][1]
+    assert [up for up, _ in bench.heard.devices] == [False]
+    assert "ZeroDivisionError: oops" in bench.heard.devices[0][1]
 
 
 async def test_a_write_goes_ahead_of_reads_and_its_read_back_follows_at_once() -> None:
@@ -288,8 +289,8 @@ async def test_writes_to_a_lost_device_fail_instead_of_waiting_for_another_time(
 
 def test_a_full_queue_of_writes_refuses_and_forgets_nothing() -> None:
     bench = Bench()
-    for _ in range(WRITES_MAX + 1):
-        bench.poller.enqueue(Write(bench.points["Out"], 1.0))
+    for index in range(1, WRITES_MAX + 2):
+        bench.poller.enqueue(Write(output(index), 1.0))
     assert len(bench.heard.failed) == 1
 
 
@@ -313,3 +314,125 @@ async def test_never_more_requests_in_flight_than_the_depth() -> None:
     deep = Bench(Depth=2)
     await deep.until(lambda: len(deep.script.log) > 20)
     assert deep.script.in_flight_most == 2
+
+
+async def test_a_device_that_only_takes_connections_is_not_back() -> None:
+    bench = Bench(Retries=0)
+    await bench.until(lambda: bench.status(1) == status.GOOD)
+    taken = bench.script.open_count
+
+    def answer(label: str) -> float:
+        raise NotConnected("closed by the device")
+
+    bench.script.answer = answer
+    await bench.until(lambda: bench.script.open_count >= taken + 4)
+    assert bench.heard.devices == [(True, ""), (False, "closed by the device")]
+    bench.script.answer = lambda label: 2.0
+    await bench.until(lambda: bench.heard.devices[-1] == (True, ""))
+
+
+async def test_the_newest_write_of_an_output_replaces_the_one_that_waits() -> None:
+    bench = Bench()
+    bench.poller.enqueue(Write(bench.points["Out"], 50.0))
+    bench.poller.enqueue(Write(bench.points["Out"], 0.0, urgent=True))
+    await bench.until(lambda: bench.script.log.count("read fast") > 3)
+    assert bench.heard.written == [0.0]
+
+
+async def test_an_urgent_write_goes_ahead_of_those_that_wait() -> None:
+    bench = Bench()
+    for index in (11, 12, 13):
+        bench.poller.enqueue(Write(output(index), float(index)))
+    bench.poller.enqueue(Write(bench.points["Out"], 0.0, urgent=True))
+    await bench.until(lambda: len(bench.heard.written) == 4)
+    assert bench.heard.written == [0.0, 11.0, 12.0, 13.0]
+
+
+async def test_a_waiting_write_ends_the_retries_of_a_read() -> None:
+    bench = Bench(Retries=1000)
+
+    def answer(label: str) -> float:
+        if label == "fast" and not bench.heard.written:
+            if len(bench.script.log) == 3:
+                bench.poller.enqueue(Write(bench.points["Out"], 0.0, urgent=True))
+            raise NoAnswer("silent")
+        return 1.0
+
+    bench.script.answer = answer
+    await bench.until(lambda: bool(bench.heard.written))
+    assert bench.script.log.index("write 0") == 3
+
+
+async def test_writes_without_end_do_not_starve_the_reads() -> None:
+    bench = Bench()
+
+    def takes(value: float) -> None:
+        bench.poller.enqueue(Write(bench.points["Out"], value + 1))
+
+    bench.script.takes = takes
+    bench.poller.enqueue(Write(bench.points["Out"], 1.0))
+    await bench.until(lambda: bench.status(1) == bench.status(2) == status.GOOD)
+
+
+async def test_a_defect_in_a_driver_s_write_is_told_to_the_output() -> None:
+    bench = Bench()
+
+    def takes(value: float) -> None:
+        raise ZeroDivisionError("oops")
+
+    bench.script.takes = takes
+    bench.poller.enqueue(Write(bench.points["Out"], 7.0))
+    await bench.until(lambda: bench.script.open_count >= 2)
+    assert ["oops" in reason for reason in bench.heard.failed] == [True]
+
+
+@pytest.mark.parametrize("name", ["open", "close"])
+async def test_a_driver_that_cannot_even_be_opened_or_closed_does_not_end_the_task(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench()
+    tries = 0
+
+    def fails(*_: Any) -> None:
+        nonlocal tries
+        tries += 1
+        raise ZeroDivisionError("oops")
+
+    def lost(label: str) -> float:
+        raise NotConnected("gone")
+
+    if name == "close":
+        bench.script.answer = lost
+        monkeypatch.setattr(bench.script, "close", fails)
+    else:
+        monkeypatch.setattr(bench.poller, "_protocol", DriverProtocol((), *([fails] * 3)))
+    await bench.until(lambda: tries > 1)
+    assert "oops" in bench.heard.devices[-1][1]
+
+
+async def test_an_urgent_write_cuts_the_pause_before_the_next_connection_short() -> None:
+    bench = Bench()
+    down = True
+
+    def connects() -> None:
+        if down:
+            raise NotConnected("refused")
+
+    bench.script.connects = connects
+    bench.poller.backoff_s = 1e6  # as if it had been away for long
+    task = asyncio.create_task(bench.poller.run())
+    await asyncio.sleep(0.01)
+    assert bench.script.open_count == 0
+    down = False
+    bench.poller.enqueue(Write(bench.points["Out"], 0.0, urgent=True))
+    async with asyncio.timeout(10):
+        while not bench.heard.written:
+            await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_an_infinite_value_is_bad() -> None:
+    bench = Bench()
+    bench.script.answer = lambda label: float("-inf")
+    await bench.until(lambda: bench.status(1) == status.BAD_SENSOR_FAILURE)

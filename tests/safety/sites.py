@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from config.model import (
 )
 from config.points import POINT, PointDef, rule_channel, rule_tag
 from config.site import Instrument, Personality, ScanClass, Site
+from gateway import kernel_cache
 from safety import kernel, reference
 from safety.compile import compile_site
 from safety.engine import Engine
@@ -31,6 +33,7 @@ MS = 1_000_000
 S = 1_000_000_000
 EVALUATORS: dict[str, Callable[..., int]] = {
     "kernel": kernel.evaluate,
+    "machine": kernel_cache.load(Path(tempfile.gettempdir())),  # what the field process runs
     "reference": reference.evaluate,
 }
 
@@ -71,13 +74,7 @@ def make_site(
         number = len(points) + 1
         points.append(PointDef(number, tag, "Gateway", channel_name, "discrete", "gateway"))
     _add_rule_points(points, personality)
-    system = SystemConfig.model_validate(
-        {
-            "SystemTags": {"SystemName": "test"},
-            "Equipment": {name: {"Config": f"{name}.json"} for name in instruments},
-            "DataSampling": {"Fast": {"FilterKey": "Fast", "Rate": 1}},
-        }
-    )
+    system = _system(instruments)
     return Site(
         name="test",
         folder=Path("test"),
@@ -97,6 +94,16 @@ def make_site(
         scan_period_ns=100 * MS,
         points=tuple(points),
         hash="0" * 16,
+    )
+
+
+def _system(names: Iterable[str]) -> SystemConfig:
+    return SystemConfig.model_validate(
+        {
+            "SystemTags": {"SystemName": "test"},
+            "Equipment": {name: {"Config": f"{name}.json"} for name in names},
+            "DataSampling": {"Fast": {"FilterKey": "Fast", "Rate": 1}},
+        }
     )
 
 

@@ -314,13 +314,6 @@ def test_a_method_that_contradicts_itself_is_warned_of() -> None:
     assert "the first holds" in message
 
 
-def test_an_output_without_a_safe_value_is_warned_of() -> None:
-    controls = {"C": {"When": "Stack.T > 1", "Method": "M"}}
-    found = only(findings_of(controls=controls, methods={"M": [step(Bare=1)]}))
-    assert (found.rule, found.severity) == ("output-no-safe-value", "warning")
-    assert (found.file, found.key) == ("Gas.json", "Channels.Bare.SafeValue")
-
-
 @pytest.mark.parametrize(
     ("rules", "missing"),
     [

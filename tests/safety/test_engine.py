@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +11,7 @@ import pytest
 
 from config import status
 from config.points import POINT
-from safety import kernel, layout
-from safety.compile import compile_site
-from safety.engine import Engine
+from safety import kernel
 from safety.layout import CAUSE_STARTUP, RANK_NONE, RANK_TRIP
 from tests.safety.sites import EVALUATORS, MS, Plant, S, make_site
 
@@ -310,43 +305,6 @@ def test_warm_up_leaves_the_state_alone() -> None:
     before = plant.engine._state.tobytes(), plant.engine._memory.tobytes()
     plant.engine.warm_up()
     assert (plant.engine._state.tobytes(), plant.engine._memory.tobytes()) == before
-
-
-def test_a_cached_kernel_of_another_layout_is_compiled_anew() -> None:
-    class Stale:
-        """Stands for a cached kernel that knows other opcodes."""
-
-        def __init__(self) -> None:
-            self.recompiled = 0
-
-        def __call__(self, *arguments: Any) -> int:
-            count = kernel.evaluate(*arguments)
-            if not self.recompiled:
-                arguments[8][layout.MEMORY_STAMP] += 1
-            return count
-
-        def recompile(self) -> None:
-            self.recompiled += 1
-
-    program, _ = compile_site(make_site(CHANNELS, methods=METHODS, controls={"C": HOT}))
-    assert program is not None
-    stale = Stale()
-    Engine(program, stale).warm_up()
-    assert stale.recompiled == 1
-
-
-def test_the_kernel_works_where_no_folder_can_hold_its_cache() -> None:
-    # As on a read-only image without NUMBA_CACHE_DIR; the locators are what finds a folder.
-    script = (
-        "from numba.core import caching\n"
-        "caching.CacheImpl._locator_classes = []\n"
-        "from safety import kernel\n"
-        "assert kernel.evaluate.stats.cache_path is None\n"
-    )
-    root = Path(__file__).parents[2]
-    command = [sys.executable, "-c", script]
-    run = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
 
 
 def test_a_site_without_rules_has_an_engine_too(evaluate: Callable[..., int]) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from config import status
 from safety import reference
 from safety.engine import Engine
-from tests.safety.sites import MS, Plant, make_site
+from tests.safety.sites import EVALUATORS, MS, Plant, make_site
 
 ANALOG = ["A.a", "A.b", "A.c"]
 DISCRETE = ["D.x", "D.y"]
@@ -169,6 +169,7 @@ def test_kernel_and_reference_agree_in_every_bit(
 ) -> None:
     plant = Plant(make_site(CHANNELS, methods=METHODS, **rules))
     oracle = Engine(plant.program, reference.evaluate)
+    linked = Engine(plant.program, EVALUATORS["machine"])
     for step_ns, reset, writes in history:
         for tag, value, code in writes:
             plant.set(tag, value, code)
@@ -176,4 +177,5 @@ def test_kernel_and_reference_agree_in_every_bit(
         plant.now_ns = now_ns
         changed = plant.engine.scan(plant.rows, now_ns, reset).tolist()
         assert changed == oracle.scan(plant.rows, now_ns, reset).tolist()
-        assert state_of(plant.engine) == state_of(oracle)
+        assert changed == linked.scan(plant.rows, now_ns, reset).tolist()
+        assert state_of(plant.engine) == state_of(oracle) == state_of(linked)

@@ -20,8 +20,8 @@ from config.points import NO_POINT, PointDef
 from gateway.core.clock import Clock
 from gateway.core.records import RECORD
 from gateway.opcua import Endpoint, site_namespace
-from gateway.opcua_library import MESSAGE_BYTES_MAX, LeanServer, Listener, collection_paused, quiet
-from gateway.opcua_space import NAMESPACE, SiteSpace, data_type, data_value, deleted, standard_id
+from gateway.opcua.library import MESSAGE_BYTES_MAX, LeanServer, Listener, collection_paused, quiet
+from gateway.opcua.space import NAMESPACE, SiteSpace, data_type, data_value, deleted, standard_id
 
 # So many notifications are queued before other tasks of the process get their turn.
 NOTIFICATIONS_AT_ONCE_MAX: Final = 200

@@ -21,7 +21,7 @@ from config.points import PointDef
 from gateway.core.clock import Clock, SystemClock
 
 if TYPE_CHECKING:
-    from gateway.opcua_server import Running
+    from gateway.opcua.server import Running
 
 DEFAULT_PORT: Final = 4840  # registered with IANA for opc.tcp
 _FIELDS: Final = frozenset(f.name for f in dataclasses.fields(PointDef))
@@ -171,9 +171,9 @@ def _probe(endpoint: Endpoint) -> None:
 
 
 def _load_library() -> Any:
-    import gateway.opcua_server
+    import gateway.opcua.server
 
-    return gateway.opcua_server
+    return gateway.opcua.server
 
 
 def site_namespace(site: str) -> str:

@@ -17,7 +17,7 @@ from asyncua.server.address_space import AddressSpace, AttributeValue, NodeData
 
 from config import status as codes
 from config.points import PointDef
-from gateway.opcua_units import unit_of
+from gateway.opcua.units import unit_of
 
 NAMESPACE: Final = 2
 # 1601-01-01 to 1970-01-01 in steps of 100 ns: what OPC UA counts from (OPC 10000-6, 5.2.2.5).
