@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import math
 import sqlite3
@@ -244,31 +245,34 @@ class SqliteHistorian:
     def _account(self, conn: sqlite3.Connection, number: int, frame: Frame) -> None:
         """Brings spans and gaps up to date after the rows and events of a frame were written."""
         batch = frame.batch
-        epoch = batch.epoch
-        held = self._spans(number, epoch)
-        came = spans.subtract(
-            [(batch.first, batch.last)], [(g.first, g.last or g.first) for g in batch.gaps]
+        key = (number, batch.epoch)
+        window = (batch.first, batch.last)
+        held = self._spans(*key)
+        below = [(1, frame.base - 1)] if frame.base > 1 else []
+        missing = spans.subtract(below, [*held, window])
+        # Only the gaps that the frame touches are looked at: an outage may have left thousands.
+        near = self._gaps_near(*key, window)
+        taken = [_span(gap) for gap in near]
+        came = spans.subtract([window], [_span(gap) for gap in batch.gaps])
+        inside = [(max(low, batch.first), min(high, batch.last)) for low, high in held]
+        data = spans.subtract([pair for pair in inside if pair[0] <= pair[1]], taken)
+        # Data holds against a gap, and the gap that was declared first against a later one.
+        kept = {*_less(near, came), *_less(batch.gaps, [*data, *taken])}
+        kept |= {Gap(first, last, REASON_BELOW_BASE) for first, last in missing}
+        conn.executemany(
+            "DELETE FROM gaps WHERE gateway = ? AND epoch = ? AND first = ?",
+            [(*key, gap.first) for gap in set(near) - kept],
         )
-        gaps = list(batch.gaps)
-        below = (1, frame.base - 1)
-        if frame.base > 1:
-            missing = spans.subtract([below], [*held, *came])
-            gaps += [Gap(first, last, REASON_BELOW_BASE) for first, last in missing]
-        declared = self._gaps(number, epoch)
-        data = spans.subtract(held, [(g.first, g.last or g.first) for g in declared])
-        kept = _clip([*declared, *gaps], spans.union([*data, *came]))
-        if kept != declared:
-            conn.execute("DELETE FROM gaps WHERE gateway = ? AND epoch = ?", (number, epoch))
-            conn.executemany(
-                "INSERT INTO gaps VALUES (?, ?, ?, ?, ?)",
-                [(number, epoch, g.first, g.last, g.reason) for g in kept],
-            )
-        now = spans.union([*data, *came, *((g.first, g.last or g.first) for g in kept)])
+        conn.executemany(
+            "INSERT INTO gaps VALUES (?, ?, ?, ?, ?)",
+            [(*key, gap.first, gap.last, gap.reason) for gap in kept - set(near)],
+        )
+        now = spans.union([*held, window, *missing])
         if now != held:
-            conn.execute("DELETE FROM spans WHERE gateway = ? AND epoch = ?", (number, epoch))
+            conn.execute("DELETE FROM spans WHERE gateway = ? AND epoch = ?", key)
             conn.executemany(
                 "INSERT INTO spans VALUES (?, ?, ?, ?)",
-                [(number, epoch, first, last) for first, last in now],
+                [(*key, first, last) for first, last in now],
             )
 
     # ------------------------------------------------------------ reading
@@ -284,6 +288,16 @@ class SqliteHistorian:
             "SELECT first, last, reason FROM gaps WHERE gateway = ? AND epoch = ? ORDER BY first",
             (number, epoch),
         )
+        return [Gap(*row) for row in rows]
+
+    def _gaps_near(self, number: int, epoch: int, window: Span) -> list[Gap]:
+        """The gaps that share a number with the window; gaps never overlap each other."""
+        of = "SELECT first, last, reason FROM gaps WHERE gateway = ? AND epoch = ?"
+        before = self._rows(
+            f"{of} AND first < ? ORDER BY first DESC LIMIT 1", (number, epoch, window[0])
+        )
+        rows = [row for row in before if (row[1] or row[0]) >= window[0]]
+        rows += self._rows(f"{of} AND first BETWEEN ? AND ?", (number, epoch, *window))
         return [Gap(*row) for row in rows]
 
     def _number_of(self, gateway: str) -> int:
@@ -377,7 +391,7 @@ class SqliteHistorian:
         events = self._rows(island.format("events"), key)
         gaps = self._gaps(number, epoch)
         pieces = [(low, high) for low, high, _ in (*samples, *events)]
-        pieces += [(gap.first, gap.last or gap.first) for gap in gaps]
+        pieces += [_span(gap) for gap in gaps]
         last = max((high for _, high in pieces), default=0)
         total = sum(high - low + 1 for low, high in pieces)
         merged = spans.union(pieces)
@@ -394,15 +408,22 @@ class SqliteHistorian:
         )
 
 
-def _clip(gaps: Iterable[Gap], data: list[Span]) -> list[Gap]:
-    """The gaps less what data covers; where gaps overlap, the one declared first holds."""
+def _span(gap: Gap) -> Span:
+    """The numbers of a gap; one whose end is unknown has its first only."""
+    return gap.first, gap.last or gap.first
+
+
+def _less(gaps: Iterable[Gap], taken: Iterable[Span]) -> list[Gap]:
+    """The gaps less what is taken."""
+    cuts = spans.union(taken)
     kept: list[Gap] = []
-    covered = data
     for gap in gaps:
-        for first, last in spans.subtract([(gap.first, gap.last or gap.first)], covered):
-            kept.append(Gap(first, last if gap.last else 0, gap.reason))
-            covered = spans.union([*covered, (first, last)])
-    return sorted(kept, key=lambda gap: gap.first)
+        first, last = _span(gap)
+        low = bisect.bisect_left(cuts, first, key=lambda cut: cut[1])
+        high = bisect.bisect_right(cuts, last, key=lambda cut: cut[0])
+        for begin, end in spans.subtract([(first, last)], cuts[low:high]):
+            kept.append(Gap(begin, end if gap.last else 0, gap.reason))
+    return kept
 
 
 def _conditions(*terms: tuple[str, Any]) -> tuple[str, list[Any]]:

@@ -20,30 +20,22 @@ def union(spans: Iterable[Span]) -> list[Span]:
 
 def subtract(spans: Iterable[Span], taken: Iterable[Span]) -> list[Span]:
     """What is in `spans` and not in `taken`."""
-    rest = union(spans)
-    for low, high in union(taken):
-        cut: list[Span] = []
-        for first, last in rest:
-            if last < low or first > high:
-                cut.append((first, last))
-                continue
-            if first < low:
-                cut.append((first, low - 1))
-            if last > high:
-                cut.append((high + 1, last))
-        rest = cut
+    cuts = union(taken)
+    rest: list[Span] = []
+    at = 0
+    for first, last in union(spans):
+        while at < len(cuts) and cuts[at][1] < first:
+            at += 1
+        begin, here = first, at
+        while here < len(cuts) and cuts[here][0] <= last:
+            low, high = cuts[here]
+            if begin < low:
+                rest.append((begin, low - 1))
+            begin = max(begin, high + 1)
+            here += 1
+        if begin <= last:
+            rest.append((begin, last))
     return rest
-
-
-def runs(numbers: Iterable[int]) -> list[Span]:
-    """Ascending numbers as spans."""
-    found: list[Span] = []
-    for number in numbers:
-        if found and number == found[-1][1] + 1:
-            found[-1] = (found[-1][0], number)
-        else:
-            found.append((number, number))
-    return found
 
 
 def contiguous(spans: Iterable[Span]) -> int:

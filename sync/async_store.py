@@ -12,7 +12,8 @@ from typing import Final, ParamSpec, Self, TypeVar
 
 from gateway.core.records import Batch
 from sync.errors import StoreDamaged
-from sync.store import Backlog, SalvageReport, Store, StoredFrame
+from sync.salvage import SalvageReport
+from sync.store import Backlog, Store, StoredFrame
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,6 +33,7 @@ class AsyncStore:
         self._store = store
         self._pool = pool
         self._calls = asyncio.Semaphore(CALLS_MAX)
+        self._sound = True  # belongs to the thread
         self.salvages = 0
         self.on_salvage: Callable[[SalvageReport], None] | None = None
 
@@ -72,11 +74,21 @@ class AsyncStore:
     async def _call(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         loop = asyncio.get_running_loop()
         async with self._calls:
+            return await loop.run_in_executor(
+                self._pool, self._run, loop, partial(work, *args, **kwargs)
+            )
+
+    def _run(self, loop: asyncio.AbstractEventLoop, work: Callable[[], T]) -> T:
+        """On the store's thread, so that calls behind this one find the file salvaged already."""
+        if self._sound:
             try:
-                return await loop.run_in_executor(self._pool, partial(work, *args, **kwargs))
+                return work()
             except StoreDamaged:
-                self._report(await loop.run_in_executor(self._pool, self._store.recover))
-                return await loop.run_in_executor(self._pool, partial(work, *args, **kwargs))
+                self._sound = False
+        report = self._store.recover()  # where it fails, the next call tries again
+        self._sound = True
+        loop.call_soon_threadsafe(self._report, report)
+        return work()
 
     async def append(self, batch: Batch) -> int:
         """See `Store.append`."""
@@ -124,10 +136,9 @@ class AsyncStore:
 
     async def close(self) -> None:
         """Ends the session and the thread. May be called twice."""
-        if self._pool is not None:
-            loop = asyncio.get_running_loop()
-            try:
-                await loop.run_in_executor(self._pool, self._store.close)
-            except RuntimeError:
-                return  # closed before: the pool takes no more work
-            self._pool.shutdown(wait=True)
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._pool, self._store.close)
+        except RuntimeError:
+            return  # closed before: the pool takes no more work
+        self._pool.shutdown(wait=True)

@@ -12,7 +12,14 @@ from typing import Any, Final
 
 import sqlite_utils
 
-from sync.errors import StoreDamaged, StoreFailed, StoreLocked, StoreReadOnly, store_error
+from sync.errors import (
+    StoreDamaged,
+    StoreFailed,
+    StoreFull,
+    StoreLocked,
+    StoreReadOnly,
+    store_error,
+)
 
 SCHEMA_VERSION: Final = 1
 BUSY_TIMEOUT_S: Final = 2.0
@@ -47,13 +54,22 @@ class Database:
 
     def open(self) -> None:
         """Opens the file, makes it where there is none, checks it and migrates its schema."""
+        try:
+            self._connect()
+        except (StoreFull, StoreFailed):
+            # A full disk has no room for the WAL and its index: the reserve has. SQLite calls the
+            # one "full" and the other an I/O error.
+            self.release_reserve()
+            self._connect()
+        self.keep_reserve()
+
+    def _connect(self) -> None:
         opened = False
         try:
             self._conn = sqlite3.connect(
                 self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
             )
             self._prepare(self._conn)
-            self.keep_reserve()
             opened = True
         except sqlite3.Error as error:
             raise store_error(self.path, error) from error

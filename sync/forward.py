@@ -149,6 +149,7 @@ class Forwarder:
         self._wake = asyncio.Event()
         self._publishing = asyncio.Semaphore(PUBLISH_MAX)
         self._lanes = _Lanes(0, self._timing, 0)
+        self._salvages = 0  # of the store, when the lanes began
         self._births: set[str] = set()  # published in this session
         self._acked: dict[int, int] = {}
         self._next_backlog_ns = 0
@@ -231,8 +232,10 @@ class Forwarder:
         async with session:
             if broker.Ack == "historian":
                 await session.subscribe([topics.topic(self._site, "ack")])
-            newest = await self._store.newest()
-            self._lanes = _Lanes(newest, self._timing, self._clock.monotonic_ns())
+            await self._begin_lanes()
+            # A new one for each session: a task that is cancelled before it began gives its
+            # place back to nobody.
+            self._publishing = asyncio.Semaphore(PUBLISH_MAX)
             self._births.clear()
             self._next_backlog_ns = 0
             await self._publish_current_birth(session)
@@ -249,6 +252,11 @@ class Forwarder:
             finally:
                 self._connected = False
 
+    async def _begin_lanes(self) -> None:
+        self._salvages = self._store.salvages
+        newest = await self._store.newest()
+        self._lanes = _Lanes(newest, self._timing, self._clock.monotonic_ns())
+
     async def _farewell(self, session: MqttSession, death: bytes) -> None:
         """A clean end cancels the last will, so the death is published by hand."""
         with contextlib.suppress(LinkError, TimeoutError):
@@ -258,6 +266,8 @@ class Forwarder:
     async def _send(self, session: MqttSession, group: asyncio.TaskGroup) -> None:
         while True:
             self._wake.clear()
+            if self._salvages != self._store.salvages:
+                await self._begin_lanes()  # the frames have new ids
             now_ns = self._clock.monotonic_ns()
             lanes = self._lanes
             if lanes.in_flight and now_ns - lanes.heard_ns > self._timing.silence_s * 1e9:
@@ -340,21 +350,24 @@ class Forwarder:
         if current is not None and current not in self._births:
             await self._publish_birth(session, current)
 
-    async def _publish_birth(self, session: MqttSession, name: str) -> None:
+    async def _publish_birth(
+        self, session: MqttSession, name: str, *, wanted: bool = False
+    ) -> None:
         """Publishes a birth, retained where it is the one in force.
 
-        A birth that is neither in the store nor in force won't come back: its rows are declared
-        lost, so that everything behind them can go on.
+        Where the far side wants a birth that is neither in the store nor in force, it won't come
+        back: its rows are declared lost, so that everything behind them can go on.
         """
         body = await self._store.birth(name)
         current = await self._store.current_birth()
         if body is not None:
             topic = topics.topic(self._site, "birth")
             await session.publish(topic, body, retain=name == current)
-        elif current is not None:
+        elif wanted and current not in (None, name):
             rows = await self._store.declare_birth_lost(name)
-            log.error("link: the point table %s is lost, and %d rows with it", name, rows)
-            self._lanes.go_back(self._clock.monotonic_ns())
+            if rows:
+                log.error("link: the point table %s is lost, and %d rows with it", name, rows)
+                self._lanes.go_back(self._clock.monotonic_ns())
         self._births.add(name)
 
     # ------------------------------------------------------------ acknowledgements
@@ -370,7 +383,7 @@ class Forwarder:
             for epoch, seq in ack.contiguous.items():
                 await self._acknowledged(epoch, seq)
             for name in ack.want:
-                await self._publish_birth(session, name)
+                await self._publish_birth(session, name, wanted=True)
             self._wake.set()
         raise LinkError("the broker ended the session")
 

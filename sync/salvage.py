@@ -16,6 +16,24 @@ from sync.errors import StoreReadOnly
 
 SALVAGE_TRIES_MAX: Final = 200_000  # single look-ups behind damaged pages
 _ASIDE_MAX: Final = 10_000
+_PARKED: Final = ".salvaging"
+
+
+@dataclass(frozen=True, slots=True)
+class SalvageReport:
+    """What became of a damaged file; it is kept under `moved_to`.
+
+    `lost` are (epoch, first, last) declared as gaps; `complete` is false where the salvage had to
+    stop, for example because the disk is full.
+    """
+
+    moved_to: Path
+    problem: str
+    frames: int
+    records: int
+    births: int
+    lost: tuple[tuple[int, int, int], ...]
+    complete: bool
 
 
 @dataclass
@@ -34,22 +52,67 @@ class Found:
                     yield wire.decode_body(body)
 
 
-def move_aside(path: Path) -> Path:
-    """Renames a database to ``<name>.damaged-N``, with its WAL; returns the new path."""
+def park(path: Path) -> Path:
+    """Renames a damaged database while a new one is filled from it; returns the new path.
+
+    Where the salvage is cut short, `unpark` undoes it at the next start.
+    """
+    parked = _beside(path, _PARKED)
+    with _renaming(path):
+        for suffix in ("-wal", "-shm"):
+            _beside(parked, suffix).unlink(missing_ok=True)
+        _rename(path, parked)
+    return parked
+
+
+def unpark(path: Path) -> None:
+    """Puts back what a salvage that was cut short had parked; what it had filled goes.
+
+    The parked database file itself is renamed last: as long as it stands there, this may be cut
+    short as well.
+    """
+    parked = _beside(path, _PARKED)
+    if not parked.exists():
+        return
+    with _renaming(path):
+        if path.exists():
+            for suffix in ("-wal", "-shm", ""):
+                _beside(path, suffix).unlink(missing_ok=True)
+        for suffix in ("-wal", "-shm", ""):
+            if _beside(parked, suffix).exists():
+                _beside(parked, suffix).rename(_beside(path, suffix))
+
+
+def move_aside(path: Path, parked: Path) -> Path:
+    """Renames the parked database to ``<name>.damaged-N`` for good; returns the new path."""
     for number in range(1, _ASIDE_MAX):
-        aside = path.with_name(f"{path.name}.damaged-{number}")
+        aside = _beside(path, f".damaged-{number}")
         if not aside.exists():
             break
     else:
         raise StoreReadOnly(f"store {path}: {_ASIDE_MAX} damaged files lie beside it; remove some")
+    with _renaming(path):
+        _rename(parked, aside)
+    return aside
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _rename(old: Path, new: Path) -> None:
+    """The database file first: what is cut short behind it can be told from what never began."""
+    for suffix in ("", "-wal", "-shm"):
+        if _beside(old, suffix).exists():
+            _beside(old, suffix).rename(_beside(new, suffix))
+
+
+@contextlib.contextmanager
+def _renaming(path: Path) -> Iterator[None]:
     try:
-        for suffix in ("", "-wal", "-shm"):
-            old = path.with_name(path.name + suffix)
-            if old.exists():
-                old.rename(aside.with_name(aside.name + suffix))
+        yield
     except OSError as error:
         raise StoreReadOnly(f"store {path}: can't be moved aside ({error})") from None
-    return aside
 
 
 def read_damaged(path: Path) -> Found:

@@ -20,6 +20,7 @@ from gateway.core.records import Batch, Gap
 from sync import gaps, wire
 from sync.database import Database
 from sync.errors import StoreDamaged, StoreError, StoreFull
+from sync.salvage import SalvageReport, move_aside, park, read_damaged, unpark
 
 FRAME_OVERHEAD_BYTES: Final = 128  # row headers, keys and page slack that a frame costs on disk
 CURSORS_MAX: Final = 64  # epochs whose end is remembered
@@ -58,23 +59,6 @@ class Backlog:
     oldest_utc_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class SalvageReport:
-    """What became of a damaged file; it is kept under `moved_to`.
-
-    `lost` are (epoch, first, last) declared as gaps; `complete` is false where the salvage had to
-    stop, for example because the disk is full.
-    """
-
-    moved_to: Path
-    problem: str
-    frames: int
-    records: int
-    births: int
-    lost: tuple[tuple[int, int, int], ...]
-    complete: bool
-
-
 class Store:
     """Frames, births and the cursor of the local stream in one file."""
 
@@ -88,7 +72,9 @@ class Store:
         self.salvaged: SalvageReport | None = None
         self._low: dict[int, int] = {}  # epoch -> no frame of it has a smaller id
         self._plain = 0  # no frame up to this id can be dropped whole
+        self._mixed = 0  # no frame below this id has rows beside its events
         self._totals: tuple[int, int, int] | None = None  # frames, records, bytes
+        self._given = 0  # the highest id that this object has given
         self._file = Database(path)
         ready = False
         try:
@@ -102,6 +88,7 @@ class Store:
 
     def _open(self) -> None:
         try:
+            unpark(self.path)
             self._file.open()
             self._look()
         except StoreDamaged as error:
@@ -109,7 +96,8 @@ class Store:
 
     def _look(self) -> None:
         self._totals = None
-        self._plain = 0
+        self._plain = self._mixed = 0
+        self._given = max(self._given, self.newest)
         self._low = dict(self._rows("SELECT epoch, min(id) FROM frames GROUP BY epoch"))
         self._count()
 
@@ -123,18 +111,33 @@ class Store:
         return self.salvaged
 
     def _salvage(self, problem: str) -> SalvageReport:
-        # Salvage is rare and large: its code is loaded when it is needed.
-        from sync.salvage import move_aside, read_damaged
-
         self._file.disconnect()
-        moved = move_aside(self.path)
-        self._file.open()
-        self._look()
-        found = read_damaged(moved)
-        with self._transaction() as conn:
-            for name, data in found.births.items():
-                conn.execute("INSERT OR IGNORE INTO births VALUES (NULL, ?, ?)", (name, data))
+        unpark(self.path)  # where the last try failed
+        parked = park(self.path)
+        ready = False
+        try:
+            self._file.open()
+            self._file.release_reserve()  # what can be read shall be read on a full disk, too
+            self._look()
+            found = read_damaged(parked)
+            with self._transaction() as conn:
+                # An id that a caller holds still must not be that of another frame.
+                conn.execute("INSERT INTO sqlite_sequence VALUES ('frames', ?)", (self._given,))
+                for name, data in found.births.items():
+                    conn.execute("INSERT OR IGNORE INTO births VALUES (NULL, ?, ?)", (name, data))
+            ready = True
+        finally:
+            if not ready:
+                self._file.disconnect()
+                unpark(self.path)
+        # Until the end the damaged file is the safe one, so not every frame needs a flush.
+        self._rows("PRAGMA synchronous=NORMAL")
         adopted, lost, complete = self._adopt(found.bodies(), found.cursors)
+        self._rows("PRAGMA synchronous=FULL")
+        with contextlib.suppress(StoreError):
+            self._file.checkpoint()
+        moved = move_aside(self.path, parked)
+        self._file.keep_reserve()
         return SalvageReport(
             moved, problem, adopted[0], adopted[1], len(found.births), tuple(lost), complete
         )
@@ -166,6 +169,13 @@ class Store:
                 elif end is None:
                     with self._transaction() as conn:
                         self._set_cursor(conn, epoch, seq)
+            with self._transaction() as conn:
+                for epoch, _ in cursors:  # which epoch came last counts, not which has frames
+                    conn.execute(
+                        "UPDATE cursors SET turn = (SELECT max(turn) + 1 FROM cursors)"
+                        " WHERE epoch = ?",
+                        (epoch,),
+                    )
         except StoreError:
             return (frames, records), lost, False
         return (frames, records), lost, True
@@ -180,7 +190,7 @@ class Store:
         finally:
             if not done:
                 self._totals = None  # what was counted inside has been rolled back
-                self._plain = 0
+                self._plain = self._mixed = 0
 
     def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         return self._file.rows(sql, parameters)
@@ -232,6 +242,7 @@ class Store:
         assert new is not None
         conn.execute("INSERT INTO bodies VALUES (?, ?, ?)", (new, zlib.crc32(body), body))
         self._low.setdefault(batch.epoch, new)
+        self._given = max(self._given, new)
         self._totals = (frames + 1, total + records, size_total + size)
 
     def _set_cursor(self, conn: sqlite3.Connection, epoch: int, seq: int) -> None:
@@ -339,7 +350,9 @@ class Store:
         Frames of other epochs stay: each epoch is acknowledged by itself.
         """
         rows = []
-        low = self._low.get(epoch, 0)
+        low = self._low.get(epoch)
+        if low is None:
+            return 0
         for row in self._rows_until(epoch, low, seq):
             rows.append(row[0])
             low = row[0] + 1
@@ -376,20 +389,18 @@ class Store:
         return gone
 
     def _delete(self, ids: Sequence[int]) -> int:
-        frames, records, size = self._count()
         gone = 0
+        births = set()
         with self._transaction() as conn:
             for number in ids:
-                row = conn.execute(
-                    "SELECT records, bytes FROM frames WHERE id = ?", (number,)
-                ).fetchone()
-                if row is not None:
-                    conn.execute("DELETE FROM frames WHERE id = ?", (number,))
-                    conn.execute("DELETE FROM bodies WHERE id = ?", (number,))
-                    frames, records, size = frames - 1, records - row[0], size - row[1]
-                    gone += row[0]
-            self._drop_births(conn)
-        self._totals = (frames, records, size)
+                records, birth = self._forget(conn, number)
+                gone += records
+                births.add(birth)
+            # The search for a birth's last frame goes through the whole backlog. It is spared
+            # while the oldest frame needs that birth, and for the one in force.
+            oldest = conn.execute("SELECT birth FROM frames ORDER BY id LIMIT 1").fetchone()
+            if births - {"", self.current_birth, oldest and oldest[0]}:
+                self._drop_births(conn)
         return gone
 
     def backlog(self) -> Backlog:
@@ -417,12 +428,13 @@ class Store:
                 " ORDER BY id LIMIT 1",
                 (self._plain,),
             ).fetchone()
-            if row is not None:
-                self._plain = row[0]
-            else:
+            self._plain = row[0] if row is not None else self.newest
+            if row is None:
                 row = conn.execute(
-                    "SELECT id FROM frames WHERE records > events ORDER BY id LIMIT 1"
+                    "SELECT id FROM frames WHERE id >= ? AND records > events ORDER BY id LIMIT 1",
+                    (self._mixed,),
                 ).fetchone()
+                self._mixed = row[0] if row is not None else self.newest + 1
             if row is None:
                 return
             self._thin(conn, row[0], REASON_QUOTA)
@@ -468,9 +480,15 @@ class Store:
         )
         self._totals = (frames, records - was[0] + now[0], size - was[1] + now[1])
 
-    def _forget(self, conn: sqlite3.Connection, number: int) -> None:
+    def _forget(self, conn: sqlite3.Connection, number: int) -> tuple[int, str]:
+        """Deletes a frame; returns its records and its birth, or (0, "") where it is gone."""
         frames, records, size = self._count()
-        was = conn.execute("SELECT records, bytes FROM frames WHERE id = ?", (number,)).fetchone()
+        was = conn.execute(
+            "SELECT records, bytes, birth FROM frames WHERE id = ?", (number,)
+        ).fetchone()
+        if was is None:
+            return 0, ""
         conn.execute("DELETE FROM frames WHERE id = ?", (number,))
         conn.execute("DELETE FROM bodies WHERE id = ?", (number,))
         self._totals = (frames - 1, records - was[0], size - was[1])
+        return was[0], was[2]

@@ -126,6 +126,65 @@ def test_a_gap_over_rows_that_are_held_leaves_them(historian: SqliteHistorian) -
     assert epoch.duplicates == 0
 
 
+def test_gaps_that_are_held_cost_the_next_frame_nothing(historian: SqliteHistorian) -> None:
+    # What the quota of a store leaves of a long outage: events, and gaps between them.
+    odd = tuple(range(1, 10_000, 2))
+    holes = tuple(Gap(n + 1, n + 1, "full") for n in odd)
+    commit(historian, support.batch(1, 10_000, events=odd, gaps=holes))
+    steps = 0
+
+    def step() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    historian._conn.set_progress_handler(step, 1000)
+    commit(historian, support.batch(10_001, 2, gaps=(Gap(10_002, 10_002, "full"),)))
+    historian._conn.set_progress_handler(None, 0)
+    assert steps < 5
+    (epoch,) = historian.audit(LAB).epochs
+    assert (len(epoch.gaps), epoch.events, epoch.rows) == (5001, 5000, 1)
+    assert (epoch.contiguous, epoch.missing, epoch.duplicates) == (10_002, (), 0)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.integers(0, 2**32))
+def test_gaps_and_data_in_any_order_count_each_number_once(tmp_path: Path, seed: int) -> None:
+    """Against sets: data holds, then the gap declared first; the base declares the rest."""
+    chance = random.Random(seed)
+    historian = SqliteHistorian(tmp_path / f"{seed}-{chance.random()}.db")
+    historian._conn.execute("PRAGMA synchronous = OFF")
+    historian.store_birth(LAB, support.birth())
+    data: set[int] = set()
+    gaps: dict[int, str] = {}
+    for turn in range(12):
+        first = chance.randint(1, 60)
+        last = first + chance.randint(0, 20)
+        holes, at = [], first
+        while at <= last:
+            end = min(last, at + chance.randint(0, 6))
+            if chance.random() < 0.4:
+                holes.append(Gap(at, end, f"reason {turn}"))
+            at = end + 1
+        base = chance.choice([1, chance.randint(1, first)])
+        batch = support.batch(first, last + 1 - first, gaps=tuple(holes))
+        commit(historian, batch, base=base)
+        lost = {n: g.reason for g in holes for n in range(g.first, g.last + 1)}
+        data |= set(range(first, last + 1)) - lost.keys()
+        below = dict.fromkeys(range(1, base), REASON_BELOW_BASE)
+        gaps = {n: why for n, why in {**below, **lost, **gaps}.items() if n not in data}
+        (epoch,) = historian.audit(LAB).epochs
+        found = {n: g.reason for g in epoch.gaps for n in range(g.first, g.last + 1)}
+        assert found == gaps
+        assert set(seqs(historian)) == data
+        assert epoch.duplicates == 0
+        held = data | gaps.keys()
+        assert epoch.contiguous == next(n for n in range(100) if n + 1 not in held)
+    historian.close()
+
+
 def test_an_epoch_that_ended_without_farewell_stays_open(historian: SqliteHistorian) -> None:
     commit(historian, support.batch(1, 10), support.batch(11, 1, gaps=(Gap(11, 0, "killed"),)))
     (epoch,) = historian.audit(LAB).epochs

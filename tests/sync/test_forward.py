@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from config.model import LinkFile
 from gateway.core.clock import ManualClock, SystemClock
 from sync import wire
 from sync.async_store import AsyncStore
+from sync.errors import LinkLost, StoreDamaged
 from sync.forward import Forwarder, _Lanes
 from sync.mqtt import MqttSession, parse_url
 from sync.store import StoredFrame
@@ -154,6 +156,77 @@ async def test_a_birth_that_the_far_side_lacks_is_published_again(
         await support.eventually(lambda: len(far.presence) == 1)
         await far.say(wire.encode_ack(wire.Ack({}, (support.BIRTH,))))
         await support.eventually(lambda: len(far.presence) == 2)
+
+
+async def test_a_wish_for_a_birth_that_no_frame_needs_changes_nothing(
+    far: FarSide, store: AsyncStore
+) -> None:
+    await fill(store, 3)
+    made = forwarder(store, far, PATIENT)
+    async with support.running(made.run()):
+        await support.eventually(lambda: len(far.frames) == 3)
+        await far.say(wire.encode_ack(wire.Ack({}, ("of-another-time", support.BIRTH))))
+        await support.eventually(lambda: len(far.presence) == 2)
+        assert made.status()["in_flight"] == 3
+    assert len(far.frames) == 3
+
+
+async def test_rows_whose_table_the_store_lost_are_kept_unless_the_far_side_lacks_it(
+    far: FarSide, store: AsyncStore
+) -> None:
+    await store.append(support.batch(1, 10, birth="lost-here"))
+    await store.append(support.batch(11, 10))
+    made = forwarder(store, far, replace(support.QUICK, resend_s=0.3, silence_s=600))
+    async with support.running(made.run()):
+        await support.eventually(lambda: far.firsts().count(1) >= 3)
+        assert {len(f.batch.records) for _, f in far.frames} == {10}
+        await far.say(wire.encode_ack(wire.Ack({}, ("lost-here",))))
+        await support.eventually(lambda: far.frames[-1][1].batch.gaps)
+        await far.ack(20)
+        await support.eventually(lambda: made.status()["backlog_frames"] == 0)
+
+
+async def test_a_store_that_is_salvaged_in_use_is_forwarded_on(
+    far: FarSide, store: AsyncStore
+) -> None:
+    await fill(store, 20)
+    made = forwarder(store, far, PATIENT)
+
+    def damaged(times: list[int]) -> None:
+        if times:
+            times.clear()
+            raise StoreDamaged("torn")
+
+    async with support.running(made.run()):
+        await support.eventually(lambda: len(far.frames) == 20)
+        await far.ack(200)
+        await support.eventually(lambda: made.status()["acknowledged"][1] == 200)
+        await store._call(damaged, [1])
+        assert store.salvages == 1
+        await store.append(support.batch(201, 10))
+        made.notify_appended()
+        await support.eventually(lambda: far.firsts()[-1] == 201)
+        await far.ack(210)
+        await support.eventually(lambda: made.status()["backlog_frames"] == 0)
+        assert made.status()["reconnects"] == 0
+
+
+async def test_a_session_that_breaks_leaves_the_next_one_all_its_publications(
+    far: FarSide, store: AsyncStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(store, 40)
+    made = forwarder(store, far, replace(support.QUICK, resend_s=60, silence_s=600))
+    publish = MqttSession.publish
+
+    async def break_first(self: MqttSession, topic: str, payload: bytes, **options: Any) -> None:
+        if topic.endswith("backlog") and made._sessions <= 20:
+            await asyncio.sleep(0.01)  # until the sender waits for room
+            raise LinkLost("cut")
+        await publish(self, topic, payload, **options)
+
+    monkeypatch.setattr(MqttSession, "publish", break_first)
+    async with support.running(made.run()):
+        await support.eventually(lambda: set(far.firsts()) >= set(range(1, 301, 10)))
 
 
 async def test_a_new_birth_is_published_without_a_frame(far: FarSide, store: AsyncStore) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
 import sqlite3
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -240,6 +241,50 @@ def test_the_backlog_is_counted_right_through_thinning(path: Path, store: Store)
     again.close()
 
 
+def count_steps(store: Store, work: Callable[[], object]) -> int:
+    """How many thousands of SQLite's own steps a call takes: what it reads, not how long."""
+    steps = 0
+
+    def step() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    conn = store._file._connection()
+    conn.set_progress_handler(step, 1000)
+    work()
+    conn.set_progress_handler(None, 0)
+    return steps
+
+
+def test_the_length_of_the_backlog_costs_an_acknowledgement_nothing(store: Store) -> None:
+    store.put_birth("old", b"1")
+    store.append(support.batch(1, 2, birth="old"))
+    with store._transaction() as conn:
+        conn.execute(
+            "WITH RECURSIVE n (i) AS (VALUES (2) UNION ALL SELECT i + 1 FROM n WHERE i < 20000)"
+            " INSERT INTO frames SELECT i, 7, i + 1, i + 1, 1, 0, 'old', 0, 200 FROM n"
+        )
+        conn.execute("UPDATE cursors SET seq = 20001")
+    store.put_birth("new", b"2")
+    assert store.birth("old") == b"1"
+    assert count_steps(store, lambda: store.acknowledge(7, 3)) < 20
+    assert count_steps(store, lambda: store.acknowledge(99, 3)) < 20
+    store.acknowledge(7, 20_001)
+    assert store.birth("old") is None
+
+
+def test_thinning_does_not_search_what_was_thinned_before(store: Store) -> None:
+    for first in range(1, 2001, 2):
+        store.append(support.batch(first, 2, events=(first, first + 1)))
+    store.quota_bytes = 1000
+    store.append(support.batch(2001, 2, events=(2001,)))
+    assert numbers(store) == []
+    batch = support.batch(2003, 2, events=(2003,))
+    assert count_steps(store, lambda: store.append(batch)) < 5
+    assert numbers(store) == []
+
+
 # ------------------------------------------------------------------------ disks
 
 
@@ -303,6 +348,53 @@ def test_a_full_file_system_is_drained_by_acknowledgements(small_disk: Path) -> 
     again.close()
 
 
+def fill_disk(folder: Path) -> Path:
+    """Writes a file that leaves no room at all."""
+    name = folder / "other"
+    with name.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+    return name
+
+
+def test_a_store_on_a_full_file_system_starts_and_is_drained(small_disk: Path) -> None:
+    store = Store(small_disk / "store.db", quota_bytes=10**9)
+    store.append(support.batch(1, 500))
+    store.close()
+    fill_disk(small_disk)
+    again = Store(small_disk / "store.db", quota_bytes=10**9)
+    assert numbers(again) == list(range(1, 501))
+    assert again.acknowledge(7, 500) == 500
+    again.close()
+
+
+@pytest.mark.parametrize("reserve", [True, False])
+def test_a_damaged_store_on_a_full_file_system_keeps_its_frames(
+    small_disk: Path, reserve: bool
+) -> None:
+    path = small_disk / "store.db"
+    store = Store(path, quota_bytes=10**9)
+    for first in range(1, 40_000, 200):
+        store.append(support.batch(first, 200))
+    store.close()
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 8192 * 4096
+    data[middle : middle + 4096] = bytes(4096)
+    path.write_bytes(data)
+    if not reserve:
+        path.with_name("store.db.reserve").unlink()
+    other = fill_disk(small_disk)
+    if not reserve:
+        with pytest.raises(StoreError):
+            Store(path, quota_bytes=10**9)
+        other.unlink()
+    again = Store(path, quota_bytes=10**9)
+    assert again.salvaged is not None
+    assert again.salvaged.frames > 150
+    assert again.cursor() == (7, 40_000)
+    again.close()
+
+
 def test_a_file_that_turns_read_only_is_an_error_and_stays_readable(store: Store) -> None:
     store.append(support.batch(1, 10))
     store._rows("PRAGMA query_only = 1")
@@ -344,7 +436,8 @@ def test_a_file_of_a_newer_version_is_refused_and_kept(path: Path, store: Store)
     store.close()
     with pytest.raises(StoreFailed, match="newer version"):
         Store(path, quota_bytes=10**9)
-    assert sqlite3.connect(path).execute("SELECT count(*) FROM frames").fetchone() == (1,)
+    with contextlib.closing(sqlite3.connect(path)) as conn:
+        assert conn.execute("SELECT count(*) FROM frames").fetchone() == (1,)
 
 
 def test_a_closed_store_says_so(path: Path) -> None:

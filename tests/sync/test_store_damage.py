@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import sqlite3
 import subprocess
@@ -13,9 +14,11 @@ import pytest
 from gateway.core.records import Gap
 from sync import store as store_module
 from sync.async_store import AsyncStore
+from sync.errors import StoreDamaged, StoreFull
+from sync.salvage import SalvageReport
 from sync.store import Store
 from tests.sync import support
-from tests.sync.holding import declared, held, numbers
+from tests.sync.holding import declared, held, numbers, spans
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,6 +37,14 @@ def fill(path: Path, frames: int = 200) -> None:
     for number in range(frames):
         store.append(support.batch(number * 200 + 1, 200))
     store.close()
+
+
+def tear(path: Path) -> None:
+    """Zeroes a page in the middle of the file."""
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2 // 4096 * 4096
+    data[middle : middle + 4096] = bytes(4096)
+    path.write_bytes(data)
 
 
 def test_garbage_is_moved_aside_and_a_new_store_begins(path: Path) -> None:
@@ -103,10 +114,7 @@ def test_torn_pages_cost_what_stood_on_them_and_no_more(path: Path, seed: int) -
 
 def test_most_frames_survive_a_torn_page(path: Path) -> None:
     fill(path)
-    data = bytearray(path.read_bytes())
-    middle = len(data) // 2 // 4096 * 4096
-    data[middle : middle + 4096] = bytes(4096)
-    path.write_bytes(data)
+    tear(path)
     store = Store(path, quota_bytes=10**9)
     assert store.salvaged is not None
     assert store.salvaged.complete
@@ -116,10 +124,115 @@ def test_most_frames_survive_a_torn_page(path: Path) -> None:
     store.close()
 
 
+def test_the_newest_epoch_is_the_cursor_after_a_salvage_too(path: Path) -> None:
+    store = Store(path, quota_bytes=10**9)
+    store.append(support.batch(1, 10, epoch=6))
+    for number in range(100):
+        store.append(support.batch(number * 200 + 1, 200))
+    store.acknowledge(6, 10)
+    assert store.cursor() == (7, 20_000)
+    store.close()
+    tear(path)
+    again = Store(path, quota_bytes=10**9)
+    assert again.salvaged is not None
+    assert again.cursor() == (7, 20_000)
+    # Epoch 6 is known still: what comes a second time is skipped.
+    again.append(support.batch(1, 10, epoch=6))
+    assert {epoch for epoch, _, _ in spans(again)} == {7}
+    again.close()
+
+
+@pytest.mark.parametrize("moment", ["_look", "_adopt", "move_aside"])
+def test_a_salvage_that_is_cut_short_begins_anew(
+    path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    fill(path)
+    tear(path)
+
+    class PowerCut(BaseException):
+        pass
+
+    def cut(*_: object) -> None:
+        raise PowerCut
+
+    with monkeypatch.context() as patch:
+        if moment == "_look":  # the first look at the new file; the damaged one has been parked
+            seen: list[object] = []
+            patch.setattr(Store, "_look", lambda _: seen.append(0) or cut())
+        elif moment == "_adopt":
+            patch.setattr(Store, "_adopt", cut)
+        else:
+            patch.setattr(store_module, "move_aside", cut)
+        with pytest.raises(PowerCut):
+            Store(path, quota_bytes=10**9)
+    store = Store(path, quota_bytes=10**9)
+    assert store.salvaged is not None
+    assert store.salvaged.moved_to.name == "store.db.damaged-1"
+    assert store.salvaged.frames > 150
+    assert store.cursor() == (7, 40_000)
+    store.close()
+    assert not [name for name in path.parent.iterdir() if "salvaging" in name.name]
+    again = Store(path, quota_bytes=10**9)
+    assert again.salvaged is None
+    assert again.cursor() == (7, 40_000)
+    again.close()
+
+
+def test_an_id_from_before_a_salvage_is_nobodys_afterwards(path: Path) -> None:
+    fill(path, 5)
+    store = Store(path, quota_bytes=10**9)
+    store.append(support.batch(1001, 200))
+    assert store.recover().frames == 6
+    assert store.discard([1, 2, 3, 4, 5, 6]) == 0, "a frame that nobody took was deleted"
+    assert numbers(store) == list(range(1, 1201))
+    assert store.newest == 12
+    store.close()
+
+
+async def test_two_calls_that_meet_the_same_damage_salvage_it_once(path: Path) -> None:
+    fill(path)
+    store = await AsyncStore.open(path, quota_bytes=10**9)
+    await store._call(store._store._rows, "PRAGMA cache_size = 1")
+    await store._call(store._store._rows, "PRAGMA shrink_memory")
+    data = bytearray(path.read_bytes())
+    for page in range(10, len(data) // 4096, 7):
+        data[page * 4096 : (page + 1) * 4096] = bytes(4096)
+    path.write_bytes(data)
+    await asyncio.gather(*(store.pending(0, 200) for _ in range(8)))
+    assert store.salvages == 1
+    await store.close()
+
+
+async def test_a_salvage_that_fails_is_tried_again_with_the_next_call(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(path)
+    store = await AsyncStore.open(path, quota_bytes=10**9)
+
+    def full(_: object) -> None:
+        raise StoreFull("no room")
+
+    def damaged() -> None:
+        raise StoreDamaged("torn")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "_look", full)
+        for _ in range(2):
+            with pytest.raises(StoreFull):
+                await store._call(damaged)
+            with pytest.raises(StoreFull):
+                await store.cursor()
+    assert store.salvages == 0
+    assert await store.cursor() == (7, 40_000)
+    assert (await store.backlog()).frames == 200
+    assert store.salvages == 1
+    await store.close()
+
+
 async def test_damage_while_in_use_is_salvaged_and_the_call_goes_on(path: Path) -> None:
     fill(path)
     store = await AsyncStore.open(path, quota_bytes=10**9)
-    reports: list[store_module.SalvageReport] = []
+    reports: list[SalvageReport] = []
     store.on_salvage = reports.append
     await store._call(store._store._rows, "PRAGMA cache_size = 1")
     await store._call(store._store._rows, "PRAGMA shrink_memory")
