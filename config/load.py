@@ -108,7 +108,7 @@ class _Loader:
         builder.rules(personality)
         self.findings += builder.findings
         return Site(
-            name=link.Site or _topic_name(system.SystemTags.SystemName),
+            name=link.Site or topic_name(system.SystemTags.SystemName),
             folder=self.files.folder,
             system=system,
             instruments=instruments,
@@ -373,7 +373,7 @@ def _holds_password(url: str) -> bool:
     return bool(at) and ":" in user
 
 
-def _topic_name(system_name: str) -> str:
+def topic_name(system_name: str) -> str:
     """The site's name in topics: lower case, without what topics can't hold."""
     return re.sub(r"[^\w-]+", "-", system_name.lower()).strip("-") or "site"
 

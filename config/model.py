@@ -7,9 +7,11 @@ mistyped ``ReadWrit`` that is silently dropped is worse than one that stops the 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+REQUEST_TOPIC: Final = "Relay/Request/"  # the seed's, in front of the equipment's name
 
 JsonLogic = Any  # checked by safety/jsonlogic.py, which knows the operators
 

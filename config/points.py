@@ -8,6 +8,7 @@ the layout `POINT`, the one layout used in memory and in safety kernels.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -110,6 +111,14 @@ RESERVED_EQUIPMENT: Final = (GATEWAY_EQUIPMENT, *RULE_EQUIPMENT.values())
 
 # Folders that the seed's rule names start with; the tag's equipment says the same.
 _RULE_FOLDERS: Final = ("Alarms/", "Controls/", "Control/")
+
+
+def state_number(states: Sequence[str], name: str) -> int | None:
+    """The value that a state's name stands for, in any case; None where there is no such state."""
+    if name in states:
+        return states.index(name) if name else None
+    folded = [state.lower() for state in states]
+    return folded.index(name.lower()) if name.lower() in folded else None
 
 
 def rule_channel(name: str) -> str:

@@ -37,6 +37,7 @@ NUMBERS: Final[dict[str, tuple[str, int]]] = {
 PATTERNS: Final = frozenset(("hex", "bool", "bit"))
 DATA_TYPES: Final = ("HEX", "bool", "bit", *NUMBERS)
 
+_UNSIGNED: Final = frozenset(("uint16", "uint32", "uint64", "hex"))
 _FLOATS: Final = frozenset(("float16", "float32", "float64"))
 # From here on every float64 is a whole number, so rounding can't change it (2^52).
 _WHOLE_FROM: Final = 4503599627370496.0
@@ -150,7 +151,8 @@ def _as_raw(coding: Coding, sentinel: float) -> float:
     """A declared sentinel as the decoder sees it.
 
     Data sheets print 0x8000 for the "not implemented" of a signed register, which decodes as
-    -32768: both spellings mean the same register. A float is compared in its own precision.
+    -32768, and -1 for an unsigned one: both spellings mean the same register. A float is compared
+    in its own precision.
     """
     if coding.data_type in _FLOATS:
         code = NUMBERS[coding.data_type][0]
@@ -161,6 +163,8 @@ def _as_raw(coding: Coding, sentinel: float) -> float:
     bits = 16 * coding.words
     if coding.data_type.startswith("int") and 2.0 ** (bits - 1) <= sentinel < 2.0**bits:
         return sentinel - 2.0**bits
+    if coding.data_type in _UNSIGNED and -(2.0 ** (bits - 1)) <= sentinel < 0:
+        return sentinel + 2.0**bits
     return sentinel
 
 

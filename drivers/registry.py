@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from config.findings import Finding
+from config.model import REQUEST_TOPIC
+from config.points import state_number
 from config.site import Instrument, Site
 from drivers import modbus, scpi
 from drivers.addresses import module_findings
@@ -48,8 +51,43 @@ def check_instrument(instrument: Instrument) -> list[Finding]:
 
 
 def check_instruments(site: Site) -> list[Finding]:
-    """Findings of all active instruments of a site."""
-    return [finding for i in site.instruments.values() for finding in check_instrument(i)]
+    """Findings of all active instruments of a site, and of what control methods write to them."""
+    findings = [finding for i in site.instruments.values() for finding in check_instrument(i)]
+    return findings + check_methods(site)
+
+
+def check_methods(site: Site) -> list[Finding]:
+    """Values of control methods that a channel's data type can't hold: the device never gets them.
+
+    What a method names wrongly is safety/effects.py's to find.
+    """
+    findings = []
+    for method, steps in site.personality.methods.items():
+        for at, step in enumerate(steps):
+            instrument = site.instruments.get(step.Topic.removeprefix(REQUEST_TOPIC))
+            for channel, wanted in step.Payload.Channels.items():
+                reason = _unwritable(instrument, channel, wanted)
+                if reason:
+                    key = f"Control_Methods.{method}[{at}].Payload.Channels.{channel}"
+                    file = site.personality.controls_file
+                    findings.append(Finding(file, key, "value-not-settable", reason))
+    return findings
+
+
+def _unwritable(instrument: Instrument | None, name: str, wanted: float | str) -> str:
+    """Why a driver would refuse to write a value; empty where it would not."""
+    if instrument is None or name not in instrument.channels:
+        return ""
+    protocol, channel = protocol_of(instrument.tags.Communication), instrument.channels[name]
+    value = state_number(channel.States, wanted) if isinstance(wanted, str) else wanted
+    if protocol is None or value is None:  # ON and OFF are 1 and 0, which every type holds
+        return ""
+    # The driver checks the values that a channel declares, so let it declare this one.
+    trial = channel.model_copy(update={"SafeValue": float(value)})
+    for finding in protocol.check(replace(instrument, channels={name: trial})):
+        if finding.rule == "value-range" and finding.key.endswith(".SafeValue"):
+            return finding.message.removeprefix("SafeValue ")
+    return ""
 
 
 def _missing(instrument: Instrument) -> Finding:

@@ -105,6 +105,9 @@ class _Compiler:
         is_condition = piece.kind in ("boolean", "switch") or row.is_bare_condition
         if piece.kind == "any":
             return 0
+        if "" in row.levels:  # the id of the empty name is that of an inactive rule
+            self._report("rule-type", "A level can't be an empty name; write null.")
+            return 0
         if row.kind == "state" and is_condition:
             self._report("rule-type", "The rule is true or false; a state needs a name as result.")
         elif piece.kind == "number":
@@ -121,8 +124,6 @@ class _Compiler:
         elif not row.levels:
             self._report("rule-type", "The rule never returns a name; return one with if().")
         for name in row.levels:
-            if not name:
-                self._report("rule-type", "A level can't be an empty name; write null.")
             self.text_id(name)
         return 0
 

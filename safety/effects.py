@@ -9,13 +9,12 @@ from difflib import get_close_matches
 from typing import Final
 
 from config.findings import Finding, Severity
-from config.model import MethodStep
-from config.points import PointDef
+from config.model import REQUEST_TOPIC, MethodStep
+from config.points import PointDef, state_number
 from config.site import Instrument, Site
 from safety import layout
 from safety.rows import Row
 
-TOPIC_PREFIX: Final = "Relay/Request/"
 _SWITCH_WORDS: Final = {"on": 1.0, "true": 1.0, "off": 0.0, "false": 0.0}
 _NAMED_MAX: Final = 4  # rules that one finding names
 
@@ -78,14 +77,14 @@ class Methods:
                 'A method drives outputs, so its requests write: set "Read/Write" to "W".',
             )
             return []
-        equipment = step.Topic.removeprefix(TOPIC_PREFIX)
+        equipment = step.Topic.removeprefix(REQUEST_TOPIC)
         instrument = self._site.instruments.get(equipment)
-        if not step.Topic.startswith(TOPIC_PREFIX) or instrument is None:
+        if not step.Topic.startswith(REQUEST_TOPIC) or instrument is None:
             self._add(
                 f"{key}.Topic",
                 "equipment-undefined",
                 f'The topic "{step.Topic}" names no active equipment of the site; write '
-                f"{TOPIC_PREFIX}<Equipment>. {nearest(equipment, self._site.instruments)}",
+                f"{REQUEST_TOPIC}<Equipment>. {nearest(equipment, self._site.instruments)}",
             )
             return []
         drives = []
@@ -183,8 +182,10 @@ def _settable(point: PointDef, analog: bool, wanted: float | bool | str) -> tupl
                 'number. Write a number, or change its Type from "Analog".'
             )
             return math.nan, fault
-        if wanted in point.states:
-            return float(point.states.index(wanted)), ""
+        # Names go first: of the states ON, OFF the value 0 is ON, so "off" must not become 0.
+        state = state_number(point.states, wanted)
+        if state is not None:
+            return float(state), ""
         if wanted.lower() not in _SWITCH_WORDS:
             names = ", ".join((*point.states, "ON", "OFF", "true", "false"))
             return math.nan, f'{point.tag} can\'t be "{wanted}"; it takes: {names}.'

@@ -20,7 +20,7 @@ from config.points import POINT
 from safety.layout import CELL, EFFECT, OUTPUT, RULE, STATE
 
 # Element types of the arrays of `safety.kernel.evaluate`, in its order.
-ARRAYS: Final = tuple(
+ARRAYS: Final[tuple[np.dtype[Any], ...]] = tuple(
     np.dtype(kind)
     for kind in (
         *(POINT, RULE, np.int32, np.float64, EFFECT, np.int32),
@@ -60,7 +60,8 @@ def compile_kernel() -> MachineCode:
 
     from safety.kernel import evaluate
 
-    pointers = [types.CPointer(numpy_support.from_dtype(kind)) for kind in ARRAYS]
+    from_dtype: Any = numpy_support.from_dtype  # numba's stub knows fewer types than numba
+    pointers = [types.CPointer(from_dtype(kind)) for kind in ARRAYS]
     sizes = types.CPointer(types.int64)
     signature = types.int64(*pointers, sizes, types.int64, types.int64)
 

@@ -326,6 +326,13 @@ def test_bits_of_another_length_are_garbled() -> None:
         BitDecoder([0], 9)(b"\x01")
 
 
+@pytest.mark.parametrize("mark", [65535.0, -1.0])
+@pytest.mark.parametrize("data_type", ["int16", "uint16", "hex"])
+def test_a_sentinel_may_be_written_with_or_without_sign(data_type, mark) -> None:
+    decoded = decode(Coding(data_type, 1, sentinels=(mark,)), 0xFFFF)
+    assert math.isnan(decoded)
+
+
 # ---------------------------------------------------------------- whole blocks
 
 

@@ -14,6 +14,7 @@ from drivers.registry import (
     SEED_NAMES,
     check_instrument,
     check_instruments,
+    check_methods,
     protocol_of,
 )
 from tests.drivers.instruments import REPOSITORY, instrument, modbus
@@ -109,3 +110,55 @@ def test_only_active_instruments_and_channels_are_checked(tmp_path: Path) -> Non
     }
     findings = check_instruments(require_site(write_site(tmp_path, opto)))
     assert [(f.file, f.rule) for f in findings] == [("Opto.json", "driver-missing")]
+
+
+WRITABLE = {
+    "Valve": {"Type": "Coil", "DataType": "bool", "IOPoint": 1},
+    "Setpoint": {"Type": "HRegister", "DataType": "int16", "IOPoint": 1, "Scalar": 0.01},
+    "Mode": {
+        "Type": "HRegister",
+        "DataType": "bit",
+        "IOPoint": 2,
+        "BitStart": 0,
+        "States": ["Off", "On", "Purge"],
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("channel", "wanted", "message"),
+    [
+        ("Valve", 5, "5 can't be written to this channel"),
+        ("Setpoint", 400, "raw number 40000 is outside -32768 to 32767 (int16)"),
+        ("Mode", "Purge", "2 can't be written to this channel"),
+        ("Valve", 1, ""),
+        ("Valve", True, ""),
+        ("Valve", "ON", ""),
+        ("Mode", "On", ""),
+        ("Setpoint", -300, ""),
+        ("Nothing", 5, ""),  # safety/effects.py finds it
+    ],
+)
+def test_a_value_that_a_trip_could_never_write_is_found_before_the_start(
+    tmp_path: Path, channel: str, wanted: float | str, message: str
+) -> None:
+    keys = {"ReadWrite": "RW", "Tags": ["Fast"]}
+    tags = {"EquipmentName": "Opto", "Communication": "ModbusTcp", "Connection": {"IP": "::1"}}
+    opto = {"EquipmentTags": tags, "Channels": {n: {**w, **keys} for n, w in WRITABLE.items()}}
+    step = {"Topic": "Relay/Request/Opto", "Payload": {"Channels": {channel: wanted}}}
+    other = {"Topic": "Relay/Request/Gone", "Payload": {"Channels": {channel: wanted}}}
+    folder = write_site(tmp_path, opto)
+    root = json.loads((folder / "T-Config.json").read_text())
+    root["SystemTags"]["Personality"] = "P.json"
+    (folder / "T-Config.json").write_text(json.dumps(root))
+    (folder / "P.json").write_text(json.dumps({"Components": {"ControlStates": "C.json"}}))
+    (folder / "C.json").write_text(json.dumps({"Control_Methods": {"Stop": [other, step]}}))
+    site = require_site(folder)
+    assert check_instruments(site) == check_methods(site)
+    found = [(f.file, f.key, f.rule, f.severity) for f in check_methods(site)]
+    if not message:
+        assert found == []
+        return
+    key = f"Control_Methods.Stop[1].Payload.Channels.{channel}"
+    assert found == [("C.json", key, "value-not-settable", "error")]
+    assert message in check_methods(site)[0].message

@@ -25,6 +25,7 @@ CHANNELS: dict[str, dict[str, Any]] = {
     "Gas.Mode": {
         "Type": "Digital", "ReadWrite": "RW", "SafeValue": 0, "States": ["Off", "Purge", "Run"]
     },
+    "Gas.Fan": {"Type": "Digital", "ReadWrite": "RW", "States": ["ON", "OFF"]},
     "Gas.Bare": {"ReadWrite": "RW"},
 }  # fmt: skip
 STOP = {"Control/E_Stop": {"When": "Gateway.E_Stop", "Method": "Close"}}
@@ -200,6 +201,18 @@ def test_a_rule_of_the_wrong_form_is_found(
         assert found[0].key == key
 
 
+@pytest.mark.parametrize("condition", ["Stack.T > 1", "alarm(Hot)"])
+def test_a_true_condition_can_not_stand_for_an_empty_name(condition: str) -> None:
+    hot = {"Hot": {"When": "Stack.T > 1"}}
+    found = only(findings_of(alarms={**hot, "A": {"When": condition, "Level": ""}}))
+    assert (found.key, found.rule) == ("AlarmStates.A.When", "rule-type")
+    assert "can't be an empty name" in found.message
+    # An empty method would be the level of every inactive rule: its outputs were driven always.
+    controls = {"C": {"When": condition, "Method": ""}}
+    found = only(findings_of(alarms=hot, controls=controls, methods={"": [step(Valve="OFF")]}))
+    assert (found.key, found.rule) == ("Automatic_Controls.C.When", "rule-type")
+
+
 def test_data_serves_the_infix_form_too() -> None:
     alarm = {"When": "temp > 900 and fire", "Data": {"temp": "$LiveData/Stack/T",
              "fire": "$AlarmState/Hot"}}  # fmt: skip
@@ -260,7 +273,8 @@ def test_a_method_that_is_wrong_is_found(steps: list[Any], rule: str, message: s
 @pytest.mark.parametrize(
     ("channel", "wanted", "value"),
     [("Valve", "OFF", 0), ("Valve", "on", 1), ("Valve", "True", 1), ("Valve", False, 0),
-     ("Mode", "Purge", 1), ("Mode", 2, 2), ("Flow", 12.5, 12.5)],
+     ("Mode", "Purge", 1), ("Mode", 2, 2), ("Flow", 12.5, 12.5),
+     ("Mode", "run", 2), ("Fan", "off", 1), ("Fan", "OFF", 1), ("Fan", "on", 0)],
 )  # fmt: skip
 def test_a_payload_value_becomes_a_number(channel: str, wanted: Any, value: float) -> None:
     controls = {**STOP, "C": {"When": "Stack.T > 1", "Method": "M"}}
