@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -17,6 +19,7 @@ from config.findings import SiteError
 from gateway.core.paths import StatePaths
 
 EXIT_CONFIGURATION: Final = 2  # the supervisor does not restart after this
+BEAT_PERIOD_S: Final = 1.0
 
 
 class StateFolderError(Exception):
@@ -27,7 +30,8 @@ def main(name: str, run: Callable[[Path, Path, asyncio.Event], Coroutine[Any, An
     """Parse `SITE --state DIR`, run until a signal or the parent's end; the exit status.
 
     Standard input is the parent's pipe where ``--parent-pipe`` is given: its end means that the
-    supervisor is gone, and the process stops in order. A site with errors or a state folder that
+    supervisor is gone, and the process stops in order. On standard output it then gives a sign of
+    life every second. A site with errors or a state folder that
     can't be used is a matter of configuration: status 2, which the supervisor takes as final.
     """
     parser = argparse.ArgumentParser(prog=f"gateway.{name}")
@@ -36,7 +40,9 @@ def main(name: str, run: Callable[[Path, Path, asyncio.Event], Coroutine[Any, An
     parser.add_argument("--parent-pipe", action="store_true")
     arguments = parser.parse_args()
     logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format=f"{name}: %(levelname)s: %(message)s"
+        stream=sys.stderr,
+        level=logging.INFO,
+        format=f"%(asctime)s {name}: %(levelname)s: %(message)s",
     )
     try:
         uvloop.run(_run(run, arguments.site, arguments.state, arguments.parent_pipe))
@@ -73,9 +79,32 @@ async def _run(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    loop.set_exception_handler(_say_exception)
+    beating = None
     if parent_pipe:
         loop.add_reader(sys.stdin.fileno(), _parent_wrote, stop)
-    await run(site, state, stop)
+        beating = asyncio.create_task(_beat())  # from the first wait of `run` on
+    try:
+        await run(site, state, stop)
+    finally:
+        if beating is not None:
+            beating.cancel()
+
+
+async def _beat() -> None:
+    """Signs of life for the supervisor: a process whose loop hangs sends none."""
+    os.set_blocking(sys.stdout.fileno(), False)
+    while True:
+        with contextlib.suppress(OSError):  # nobody reads, or the supervisor is gone
+            os.write(sys.stdout.fileno(), b".")
+        await asyncio.sleep(BEAT_PERIOD_S)
+
+
+def _say_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A callback of a library failed: one line, not a page."""
+    error = context.get("exception")
+    what = f"{type(error).__name__}: {error}" if error is not None else ""
+    logging.getLogger("gatepost").error("%s %s", context.get("message", ""), what)
 
 
 def _parent_wrote(stop: asyncio.Event) -> None:

@@ -34,6 +34,9 @@ HEALTHY_NS: Final = 60_000_000_000  # after such a life the next end counts as t
 FIELD_STOP_S: Final = 10.0
 LINK_STOP_S: Final = 10.0
 
+# A process says every second that its loop runs (gateway/process.py).
+HANG_S: Final = 10.0
+
 # The processes of a supervisor that was killed need this long to end by themselves.
 LOCK_WAIT_S: Final = FIELD_STOP_S + LINK_STOP_S
 _LOCK_RETRY_S: Final = 0.1
@@ -198,7 +201,7 @@ class _Child:
             process = await asyncio.create_subprocess_exec(
                 *self.command.arguments,
                 stdin=asyncio.subprocess.PIPE,
-                stdout=self._output,
+                stdout=asyncio.subprocess.PIPE,  # signs of life
                 stderr=self._output,
                 start_new_session=True,
                 pass_fds=(self._lock.descriptor,),
@@ -211,6 +214,7 @@ class _Child:
         self._tell(f"{self.command.name} started (pid {process.pid})")
         exited = asyncio.create_task(process.wait())
         asked = asyncio.create_task(self._stopping.wait())
+        watched = asyncio.create_task(self._watch(process))
         try:
             await asyncio.wait({exited, asked}, return_when=asyncio.FIRST_COMPLETED)
             if not exited.done():
@@ -219,7 +223,24 @@ class _Child:
         finally:
             self.kill()
             asked.cancel()
-            await asyncio.gather(asked, exited, return_exceptions=True)
+            watched.cancel()
+            await asyncio.gather(asked, watched, exited, return_exceptions=True)
+
+    async def _watch(self, process: asyncio.subprocess.Process) -> None:
+        """End a process that gave signs of life and gives none any more: it hangs."""
+        assert process.stdout is not None
+        patience_s: float | None = None  # compiling at the first start takes as long as it takes
+        while True:
+            try:
+                async with asyncio.timeout(patience_s):
+                    if not await process.stdout.read(1024):
+                        return
+            except TimeoutError:
+                silent = f"no sign of life for {HANG_S:g} s"
+                self._tell(f"{self.command.name} hangs: {silent}; killing it")
+                self.kill()
+                return
+            patience_s = HANG_S
 
     async def _end(self, process: asyncio.subprocess.Process, exited: asyncio.Task[int]) -> None:
         """Ask the process to end, kill it where it does not in time."""
@@ -256,8 +277,7 @@ class Supervisor:
         output: int = 2,
     ) -> None:
         """`commands` are stopped in their order. `output` is the descriptor that the processes
-        write to, both standard output and standard error: what a supervisor's caller prints on
-        standard output is its own.
+        write their messages to; their standard output carries signs of life only.
         """
         paths = StatePaths(state)
         self._paths = paths

@@ -50,6 +50,10 @@ open(sys.argv[1], "a").write(f"{sys.argv[2]} begin\\n")
 while True:
     time.sleep(60)
 """
+# Gives two signs of life and then hangs, deaf to SIGTERM.
+FREEZING = HANGING.replace(
+    "while True:", "print('.', flush=True)\nprint('.', flush=True)\nwhile True:"
+)
 CRASHING = "import sys; sys.exit(1)"
 REFUSING = "import sys; sys.exit(2)"
 
@@ -380,3 +384,23 @@ def test_a_site_s_name_never_leaves_the_state_folder(
 ) -> None:
     monkeypatch.setenv("GATEPOST_STATE", "/a")
     assert default_state_folder(site) == Path("/a") / folder
+
+
+async def test_a_process_that_gives_no_more_signs_of_life_is_killed_and_started_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.supervisor.HANG_S", 0.3)
+    bench.start(bench.supervisor(bench.command("field", FREEZING)))
+    await until(lambda: bench.noted().count("field begin") >= 2)
+    assert any("field hangs: no sign of life" in line for line in bench.lines)
+
+
+async def test_a_process_that_never_gave_one_is_left_to_start_in_peace(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.supervisor.HANG_S", 0.1)
+    bench.start(bench.supervisor(bench.command("field", GOOD)))
+    await until(bench.noted)
+    await asyncio.sleep(0.5)
+    assert bench.noted() == ["field begin"]
+    assert not any("hangs" in line for line in bench.lines)
