@@ -40,6 +40,16 @@ def binary() -> str:
     return found
 
 
+def _ends_with_parent() -> tuple[str, ...]:
+    """Words before a command that let the system end it when we die, even by SIGKILL.
+
+    nats-server watches no pipe, so this is the kernel's to do (prctl PR_SET_PDEATHSIG), by
+    setpriv of util-linux; where that is missing, a killed parent leaves its broker behind.
+    """
+    found = shutil.which("setpriv")
+    return (found, "--pdeathsig", "TERM") if found else ()
+
+
 class Broker:
     """nats-server with MQTT on a loopback port; sessions and retained messages on disk."""
 
@@ -98,7 +108,7 @@ class Broker:
             self.directory.mkdir(parents=True, exist_ok=True)
             config = self._write_config()
             self._process = subprocess.Popen(
-                [program, "--config", str(config)],
+                [*_ends_with_parent(), program, "--config", str(config)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

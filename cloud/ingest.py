@@ -280,9 +280,11 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
 # ---------------------------------------------------------------- as a process
 
 
-async def _serve(ingest: Ingest, ready_file: Path | None) -> None:
+async def _serve(ingest: Ingest, ready_file: Path | None, *, with_parent: bool) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
+    if with_parent:
+        loop.add_reader(sys.stdin.fileno(), _parent_gone, loop, stop)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with asyncio.TaskGroup() as group:
@@ -291,6 +293,12 @@ async def _serve(ingest: Ingest, ready_file: Path | None) -> None:
         await stop.wait()
         running.cancel()
         ready.cancel()
+
+
+def _parent_gone(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    """The parent never writes: readable means that it is gone."""
+    loop.remove_reader(sys.stdin.fileno())
+    stop.set()
 
 
 async def _tell_ready(ingest: Ingest, ready_file: Path | None) -> None:
@@ -306,6 +314,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--historian", required=True, type=Path, help="SQLite file")
     parser.add_argument("--password-file", help="file with the broker's password")
     parser.add_argument("--ready-file", type=Path, help="written when the subscriptions are up")
+    parser.add_argument("--with-parent", action="store_true", help="end when stdin closes")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
@@ -324,7 +333,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 async def _start(historian: Historian, options: argparse.Namespace) -> None:
     ingest = Ingest(historian, options.broker, SystemClock(), password_file=options.password_file)
-    await _serve(ingest, options.ready_file)
+    await _serve(ingest, options.ready_file, with_parent=options.with_parent)
 
 
 if __name__ == "__main__":

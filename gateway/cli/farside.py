@@ -39,7 +39,7 @@ class FarSide:
     async def start(self) -> None:
         """Broker, then ingest; raises CommandFailed where one of them can't."""
         await self.start_broker()
-        command = ("cloud.ingest", "--broker", self.broker.url)
+        command = ("cloud.ingest", "--with-parent", "--broker", self.broker.url)
         files = ("--historian", str(self.historian_file), "--ready-file", str(self._ready_file))
         await self._children.start(INGEST, *command, *files, ready=False)
         try:

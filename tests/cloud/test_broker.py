@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,3 +105,39 @@ async def test_a_broker_that_ends_at_once_shows_its_log(
             await broker.wait_ready()
     finally:
         broker.kill()
+
+
+async def test_a_killed_parent_takes_its_broker_and_ingest_along(
+    tmp_path: Path, free_port: FreePort
+) -> None:
+    port = free_port()
+    script = (
+        "import subprocess, sys, time\n"
+        "from pathlib import Path\n"
+        "from cloud.broker import Broker\n"
+        f"broker = Broker({port}, Path({str(tmp_path)!r}))\n"
+        "broker.start()\n"
+        "ingest = subprocess.Popen([sys.executable, '-m', 'cloud.ingest', '--with-parent',\n"
+        f"    '--broker', broker.url, '--historian', {str(tmp_path / 'h.sqlite')!r}],\n"
+        "    stdin=subprocess.PIPE)\n"
+        "print(broker.pid, ingest.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE
+    )
+    assert parent.stdout is not None
+    pids = [int(word) for word in (await parent.stdout.readline()).split()]
+    parent.kill()
+    await parent.wait()
+    async with asyncio.timeout(30):
+        while any(psutil.pid_exists(pid) and not is_zombie(pid) for pid in pids):
+            await asyncio.sleep(0.05)
+
+
+def is_zombie(pid: int) -> bool:
+    """True where nobody has waited for it yet, as in a container without an init."""
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
