@@ -15,6 +15,7 @@ from urllib.parse import SplitResult, urlsplit
 from config.findings import Finding, Severity
 from config.model import Channel
 from config.points import NO_POINT, PointDef
+from config.read import printable
 from config.site import Instrument, Site
 
 PERIOD_NS_MIN: Final = 10_000_000  # below it the event loop's own jitter is the period
@@ -334,8 +335,8 @@ def _scan_class_shadowed(site: Site) -> Iterator[Finding]:
 # ---------------------------------------------------------------- link
 
 
-def _link(key: str, rule: str, message: str) -> Finding:
-    return Finding("link.json", key, rule, message)
+def _link(key: str, rule: str, message: str, severity: Severity = "error") -> Finding:
+    return Finding("link.json", key, rule, message, severity)
 
 
 def _split(url: str) -> tuple[SplitResult | None, int | None]:
@@ -353,10 +354,13 @@ def _broker_url(site: Site) -> Iterator[Finding]:
     parts, port = _split(url)
     fits = parts is not None and parts.scheme == MQTT_SCHEME and bool(parts.hostname)
     if not fits or port == 0 or (parts is not None and parts.path not in ("", "/")):
+        tls = parts is not None and parts.scheme == "mqtts"
+        no_tls = " TLS is not spoken yet; use a tunnel or a bridge (docs/operation.md)."
         yield _link(
             "Broker.URL",
             "broker-url",
-            f'"{_without_password(url)}" is no address of a broker. Write mqtt://[user@]host:port.',
+            f'"{_without_password(url)}" is no address of a broker. Write mqtt://[user@]host:port.'
+            f"{no_tls if tls else ''}",
         )
 
 
@@ -404,6 +408,25 @@ def _secret_inside(site: Site) -> Iterator[Finding]:
         )
 
 
+def _password_file_missing(site: Site) -> Iterator[Finding]:
+    name = site.link.Broker.PasswordFile
+    if name is None or not Path(name).is_absolute() or _inside(Path(name), site.folder):
+        return  # the second and the third are mistakes of their own
+    try:
+        there = Path(name).is_file()
+    except (OSError, ValueError):  # a NUL in the name, a folder that may not be searched
+        there = False
+    if not there:
+        # The site may be checked on another machine than the gateway's.
+        yield _link(
+            "Broker.PasswordFile",
+            "password-file-missing",
+            f'There is no file "{printable(name)}" on this machine, or no right to see it. The '
+            "gateway connects to no broker without it.",
+            "warning",
+        )
+
+
 def _inside(path: Path, folder: Path) -> bool:
     try:
         return path.resolve().is_relative_to(folder.resolve())
@@ -437,6 +460,7 @@ CHECKS: Final[tuple[tuple[str, Check], ...]] = (
     ("scan-class-shadowed", _scan_class_shadowed),
     ("broker-url", _broker_url),
     ("broker-user-missing", _broker_user_missing),
+    ("password-file-missing", _password_file_missing),
     ("opcua-endpoint", _opcua_endpoint),
     ("secret-inside", _secret_inside),
 )

@@ -179,7 +179,10 @@ def _channel_faults(channel: Channel, tags: EquipmentTags) -> list[Fault]:
         words = words_of(channel)
     first = whole_number(channel.IOPoint)
     if first is None:
-        text = "The register or bit address is missing or no number. Give it, counted from 0."
+        text = "The register or bit address is missing. Give it, counted from 0."
+        if channel.IOPoint is not None:
+            text = f'"{channel.IOPoint}" is no register or bit address. Give a whole number, '
+            text += "counted from 0."
         faults.append(Fault("IOPoint", "address-missing", text))
     elif not 0 <= first <= ADDRESSES - (words or 1):
         text = f"Address {first} is outside 0 to {ADDRESSES - 1}. Addresses count from 0."
@@ -244,8 +247,22 @@ def check(instrument: Instrument) -> list[Finding]:
         # A wrong unit of the instrument is one finding, not one for each channel.
         if not any(f.severity == "error" for f in faults) and _unit(channel, tags) is not None:
             places[name] = address_of(channel, tags)
+            findings += channel_findings(instrument, name, _notation_faults(places[name]))
     slots = {name: _slots(address) for name, address in places.items()}
     return findings + shared_addresses(instrument, slots, lambda name: str(places[name]))
+
+
+def _notation_faults(address: Address) -> list[Fault]:
+    """Manuals often write register 0 as 40001 or 30001; the address on the wire is 0."""
+    base = {READ_HOLDING: 40_001, READ_INPUTS: 30_001}.get(address.function)
+    if base is None or not base <= address.first < base + 9_999:
+        return []
+    digit = str(base)[0]
+    text = (
+        f"{address.first} looks like {digit}xxxx notation, in which register 0 is {base}. If it "
+        f"is, write {address.first - base}; if the device's addresses are that high, leave it."
+    )
+    return [Fault("IOPoint", "address-notation", text, "warning")]
 
 
 def _slots(address: Address) -> list[tuple[int, int, int]]:

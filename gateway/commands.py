@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ from gateway.core.records import Command
 ORIGINS: Final = ("operator", "remote", "schedule")  # in the order of their rank
 IDS_SEEN_MAX: Final = 10_000
 REDRIVE_NS: Final = 1_000_000_000  # a failed or undone write is repeated at most this often
+RATE_WINDOW_NS: Final = 1_000_000_000  # RateMax is the largest step in this time
 VERIFY_NS: Final = 5_000_000_000  # what no read-back confirms by then has failed
 
 Receipt = Callable[[Mapping[str, Any]], None]
@@ -85,17 +86,25 @@ class Output:
     verified: bool = False
     doubted: bool = False  # the read-back says something else than `driven`
     unproven_ns: int = 0  # since when a read-back could have confirmed `desired`
+    changed_ns: int = -RATE_WINDOW_NS  # when the last setpoint was accepted
     told: set[str] = field(default_factory=set)  # what was reported of `desired`: each once
 
 
 class Commands:
     """Outputs of a site and the commands on them."""
 
-    def __init__(self, points: Sequence[PointDef], receipt: Receipt) -> None:
-        """`receipt` is called with the body of every receipt event."""
+    def __init__(
+        self, points: Sequence[PointDef], receipt: Receipt, inert: Collection[str] = ()
+    ) -> None:
+        """`receipt` is called with the body of every receipt event.
+
+        `inert` are tags of the gateway's own points that no rule of the site reads: to accept a
+        write to one would promise something that nobody keeps.
+        """
         self.points = {p.tag: p for p in points}
         self.outputs = {p.index: Output(p) for p in points if p.is_output}
-        self.gateway_writes: list[tuple[PointDef, float]] = []  # E_Stop, Reset: scan takes them
+        self.gateway_writes: list[tuple[Command, PointDef]] = []  # E_Stop, Reset: scan takes them
+        self._inert = frozenset(inert)
         self._receipt = receipt
         self._seen: OrderedDict[str, None] = OrderedDict()
 
@@ -103,20 +112,27 @@ class Commands:
 
     def submit(self, command: Command, now_mono_ns: int, now_utc_ns: int) -> bool:
         """Accept or refuse a command; the receipt says which and why. True = accepted."""
-        body = {
-            "command": command.id,
-            "tag": command.tag,
-            "value": command.value,
-            "origin": command.origin,
-            "source": command.source,
-        }
         try:
             self._accept(command, now_mono_ns, now_utc_ns)
         except CommandRefused as refusal:
-            self._receipt({**body, "step": "refused", "reason": str(refusal)})
+            self.report(command, "refused", str(refusal))
             return False
-        self._receipt({**body, "step": "accepted", "reason": ""})
+        self.report(command, "accepted", "")
         return True
+
+    def report(self, command: Command, step: str, reason: str) -> None:
+        """A receipt for one step of a command."""
+        self._receipt(
+            {
+                "command": command.id,
+                "tag": command.tag,
+                "value": command.value,
+                "origin": command.origin,
+                "source": command.source,
+                "step": step,
+                "reason": reason,
+            }
+        )
 
     def _accept(self, command: Command, now_mono_ns: int, now_utc_ns: int) -> None:
         if not command.id or command.id in self._seen:
@@ -148,7 +164,9 @@ class Commands:
     def _accept_gateway(self, point: PointDef, command: Command) -> None:
         if command.origin != "operator":
             raise CommandRefused("only a local operator may write this point")
-        self.gateway_writes.append((point, command.value))
+        if point.tag in self._inert:
+            raise CommandRefused("no rule of this site reads this point, so nothing would happen")
+        self.gateway_writes.append((command, point))
 
     def _accept_output(self, output: Output, command: Command, now_ns: int) -> None:
         point, demand = output.point, output.demand
@@ -159,11 +177,8 @@ class Commands:
             raise CommandRefused("a remote setpoint needs a lease")
         if command.lease_ns < 0 or 0 < point.lease_ns < command.lease_ns:
             raise CommandRefused(f"lease outside 0 to {point.lease_ns / 1e9:g} s")
-        last = output.setpoints.get(command.origin)
-        if last is not None and not math.isnan(point.rate_max_per_s):
-            seconds = max((now_ns - last.accepted_ns) / 1e9, 1.0)
-            if abs(command.value - last.value) > point.rate_max_per_s * seconds:
-                raise CommandRefused(f"faster than {point.rate_max_per_s:g} {point.units}/s")
+        _check_rate(output, command.value, now_ns)
+        output.changed_ns = now_ns
         until_ns = now_ns + command.lease_ns if command.lease_ns else 0
         output.setpoints[command.origin] = Setpoint(command.value, command, now_ns, until_ns)
 
@@ -324,6 +339,26 @@ def check_value(point: PointDef, value: float) -> None:
     if value < point.value_min or value > point.value_max:  # False where none is declared (NaN)
         raise CommandRefused(
             f"outside {point.value_min:g} to {point.value_max:g} {point.units}".rstrip()
+        )
+
+
+def _check_rate(output: Output, value: float, now_ns: int) -> None:
+    """Raise CommandRefused where a command asks for a faster change than `RateMax`.
+
+    The step counts from what the output is at now, whoever asked for that, and a second at the
+    most is credited. The way to the safe value is always free.
+    """
+    point, now = output.point, output.desired
+    if math.isnan(point.rate_max_per_s) or math.isnan(now):
+        return
+    if min(now, point.safe_value) <= value <= max(now, point.safe_value):  # False without one
+        return
+    seconds = min(now_ns - output.changed_ns, RATE_WINDOW_NS) / 1e9
+    step = point.rate_max_per_s * seconds
+    if abs(value - now) > step:
+        raise CommandRefused(
+            f"faster than RateMax {point.rate_max_per_s:g} {point.units}/s: from {now:g}, "
+            f"{now - step:g} to {now + step:g} is allowed now"
         )
 
 

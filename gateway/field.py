@@ -15,10 +15,14 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
+from config import status
 from config.check import check_site
 from config.findings import SiteError
 from config.load import require_site
@@ -29,7 +33,7 @@ from gateway import kernel_cache, process, retain
 from gateway.commands import Commands, Write
 from gateway.core.clock import Clock, SystemClock
 from gateway.core.paths import StatePaths
-from gateway.core.records import Birth
+from gateway.core.records import Birth, Event
 from gateway.core.table import PointTable
 from gateway.journal import Journal
 from gateway.local_server import LocalServer
@@ -42,6 +46,7 @@ from safety.layout import Program
 log = logging.getLogger("gatepost.field")
 
 STOP_OUTPUTS_S: Final = 2.0  # how long an orderly stop waits for outputs to be safe
+RETAIN_RETRY_S: Final = 5.0  # a latch that could not be kept is kept later
 FAREWELL_S: Final = 3.0  # and for the link to take the last records
 HOUSEKEEPING_S: Final = 1.0
 
@@ -69,6 +74,13 @@ def points_hash(points: Sequence[PointDef]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def inert_points(site: Site, program: Program) -> set[str]:
+    """Tags of the gateway's writable points that no rule reads; `Reset` acts without a rule."""
+    read = {index for info in program.info for index in info.inputs}
+    own = [p for p in site.points if p.equipment == GATEWAY_EQUIPMENT and p.writable]
+    return {p.tag for p in own if p.index not in read and p.channel != "Reset"}
+
+
 class Field:
     """The parts of the field process and how they are joined."""
 
@@ -78,6 +90,9 @@ class Field:
         self.engine = engine
         self.clock = clock
         self._paths = paths
+        self._disk = ThreadPoolExecutor(1, "retain")  # one thread: the file is written in order
+        self._latches = asyncio.Event()
+        self._not_kept = ""  # why the retain file could not be written, or nothing
         previous, damaged = self._restore()
         self.epoch = max(clock.utc_ns() // 1_000_000, previous.epoch + 1)
         unsaved = self._keep_epoch()
@@ -93,7 +108,7 @@ class Field:
         self.table = PointTable(site.points)
         self.table.rows["utc_ns"] = clock.utc_ns()  # "waiting for initial data" since now
         self.journal = Journal(site.points, self.epoch, birth.hash)
-        self.commands = Commands(site.points, self._receipt)
+        self.commands = Commands(site.points, self._receipt, inert_points(site, engine.program))
         self.pollers = self._make_pollers()
         self.scan = Scan(
             site, self.table, engine, self.commands, self.journal, clock, self._enqueue
@@ -108,6 +123,7 @@ class Field:
             self.status,
             clock,
         )
+        self.journal.listen(self._log_event)
         body = {"what": "started", "epoch": self.epoch, "previous": previous.epoch}
         self._event("gateway", body)
         for what, reason in (("damaged", damaged), ("not written", unsaved)):
@@ -119,8 +135,11 @@ class Field:
             previous = retain.load(self._paths.retain)
         except retain.RetainError as error:
             # Nobody knows what was latched: everything that can latch comes up latched.
-            aside = retain.set_aside(self._paths.retain)
-            log.error("%s; moved to %s, every latching rule is latched", error, aside)
+            log.error("%s; every latching rule is latched", error)
+            try:
+                log.error("it was moved to %s", retain.set_aside(self._paths.retain))
+            except retain.RetainError as refused:
+                log.error("it could not be moved away: %s", refused)
             self.engine.restore_all_latched()
             return retain.Retained(), str(error)
         self.engine.restore(previous.latched)
@@ -194,6 +213,7 @@ class Field:
             "seq": self.journal.last,
             "taken": self.server.taken,
             "startup": bool(self.engine.startup),
+            "waiting_for": self._waiting_for(),
             "devices": {
                 name: {
                     "protocol": poller.instrument.tags.Communication,
@@ -224,6 +244,22 @@ class Field:
             "link": dict(self.server.health) if self.server.link_connected else None,
         }
 
+    def _waiting_for(self) -> list[str]:
+        """Points that hold the start-up trip: protective, and not yet seen good."""
+        if not self.engine.startup:
+            return []
+        bad = self.engine.program.protective & (self.table.rows["status"] >= 0x80000000)
+        return [self.table.points[index - 1].tag for index in np.flatnonzero(bad)]
+
+    def _log_event(self, event: Event) -> None:
+        """One line on the console for what an operator would want to see there."""
+        body = event.body
+        if event.kind == "receipt" and body["step"] not in ("failed", "refused"):
+            return
+        shown = ", ".join(f"{name}={value}" for name, value in body.items() if value not in ("", 0))
+        level = logging.INFO if event.kind in ("state", "gateway") else logging.WARNING
+        log.log(level, "%s: %s", event.kind, shown)
+
     # ------------------------------------------------------------ tasks
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -234,19 +270,23 @@ class Field:
         gc.freeze()  # what start-up made never needs another look; shortens every later pause
         tasks = [asyncio.create_task(poller.run()) for poller in self.pollers.values()]
         tasks.append(asyncio.create_task(self._scan_forever()))
+        tasks.append(asyncio.create_task(self._keep_latches()))
         tasks.append(asyncio.create_task(self._keep_house()))
         stopped = asyncio.create_task(stop.wait())
         try:
             done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
             for task in done - {stopped}:
                 task.result()  # a task that ended by itself is a defect; end loudly
-            await self._make_safe()
+            not_safe = await self._make_safe()
             await _cancel(tasks)  # nothing is numbered behind the farewell
-            self._event("gateway", {"what": "stopped", "overruns": self.scan.statistics.overruns})
+            overruns = self.scan.statistics.overruns
+            body = {"what": "stopped", "overruns": overruns, "not_safe": not_safe}
+            self._event("gateway", body)
             await self._say_farewell()
         finally:
             await _cancel([*tasks, stopped])
             await self.server.stop()
+            self._disk.shutdown(wait=False)
 
     async def _scan_forever(self) -> None:
         """Scan on a fixed grid; a scan that comes too late for its period is counted, not run."""
@@ -262,7 +302,7 @@ class Field:
                 log.info("first scan; %d points, epoch %d", len(self.site.points), self.epoch)
             if self.scan.latches_changed:
                 self.scan.latches_changed = False
-                await self._retain(0)
+                self._latches.set()
             due_ns += period_ns
             behind_ns = clock.monotonic_ns() - due_ns
             if behind_ns >= period_ns:
@@ -271,13 +311,30 @@ class Field:
                 due_ns += missed * period_ns
             await asyncio.sleep(0)
 
+    async def _keep_latches(self) -> None:
+        """Write the retain file when latches changed, again while the disk refuses.
+
+        The scan does not wait for it: a disk may take seconds, or hang.
+        """
+        while True:
+            await self._latches.wait()
+            self._latches.clear()
+            await self._retain(0)
+            if self._not_kept:
+                await asyncio.sleep(RETAIN_RETRY_S)
+                self._latches.set()
+
     async def _retain(self, last: int) -> None:
-        """Write the retain file in a thread; a disk that refuses is an event, not an end."""
+        """Write the retain file in its thread; a disk that refuses is an event, not an end."""
         kept = retain.Retained(self.epoch, last, self.engine.retained())
+        loop, reason = asyncio.get_running_loop(), ""
         try:
-            await asyncio.to_thread(retain.save, self._paths.retain, kept)
+            await loop.run_in_executor(self._disk, retain.save, self._paths.retain, kept)
         except retain.RetainError as error:
-            self._event("gateway", {"what": "retain file not written", "reason": str(error)})
+            reason = str(error)
+        if reason and reason != self._not_kept:
+            self._event("gateway", {"what": "retain file not written", "reason": reason})
+        self._not_kept = reason
 
     async def _keep_house(self) -> None:
         """Once a second: the gateway's own points."""
@@ -292,32 +349,49 @@ class Field:
                 "Link_Connected": float(up),
                 "Broker_Connected": float(up and bool(health.get("connected"))),
                 "Store_Ok": float(up and bool(health.get("store_ok"))),
-                "Backlog": float(health.get("backlog", 0)),
             }
             for channel, value in now.items():
                 self.scan.set_gateway_point(channel, value)
+            self._show_backlog(health.get("backlog"))
             for channel in ("Link_Connected", "Broker_Connected", "Store_Ok", "Scan_Overruns"):
                 if channel in was and was[channel] != now[channel]:
                     body = {"what": channel, "value": now[channel]}
                     self._event("gateway", {**body, "reason": str(health.get("reason", ""))})
             was = now
 
-    async def _make_safe(self) -> None:
-        """Drive every output to its safe value and wait, in bounds, until devices took it."""
+    def _show_backlog(self, records: float | None) -> None:
+        """The link's backlog; while nobody tells it, the last one is uncertain."""
+        if records is not None:
+            self.scan.set_gateway_point("Backlog", float(records))
+            return
+        index = self.table.index[f"{GATEWAY_EQUIPMENT}.Backlog"]
+        last = float(self.table.rows["value"][index])
+        self.scan.set_gateway_point("Backlog", last, status.UNCERTAIN_LAST_USABLE)
+
+    async def _make_safe(self) -> list[str]:
+        """Drive every output to its safe value and wait, in bounds, until devices took it.
+
+        Returns the tags of those that did not.
+        """
         self.scan.stopping = True
         self.scan.run()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_OUTPUTS_S):
-                while any(
-                    o.demand is not None and o.driven != o.desired
-                    for o in self.commands.outputs.values()
-                ):
+                while self._unsafe():
                     await asyncio.sleep(0.02)
+        return self._unsafe()
+
+    def _unsafe(self) -> list[str]:
+        return [
+            output.point.tag
+            for output in self.commands.outputs.values()
+            if output.demand is not None and (output.in_flight or output.driven != output.desired)
+        ]
 
     async def _say_farewell(self) -> None:
         """Wait, in bounds, until a link holds everything; then keep how this life ended."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FAREWELL_S if self.server.link_connected else 0):
+            async with asyncio.timeout(FAREWELL_S if self.server.link_seen else 0):
                 while self.server.taken < self.journal.last:
                     await asyncio.sleep(0.02)
         await self._retain(self.journal.last)

@@ -8,6 +8,7 @@ declared gap, never silence (DESIGN section 3, steps 5 and 6).
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -43,6 +44,7 @@ class Journal:
         self._capacity = ring_records_max
         self._ring = np.zeros(ring_records_max, dtype=RECORD)
         self._events: deque[Event] = deque(maxlen=RING_EVENTS_MAX)
+        self._event_lost = 0  # the newest event that fell out of the ring
         self._listeners: list[EventListener] = []
         size = len(points) + 1
         self._deadband = np.array([0.0] + [p.deadband for p in points])
@@ -98,6 +100,8 @@ class Journal:
         event = Event(self.last, utc_ns, kind, body)
         row = self._ring[self.last % self._capacity]
         row["seq"], row["point"] = self.last, 0
+        if len(self._events) == RING_EVENTS_MAX:
+            self._event_lost = self._events[0].seq
         self._events.append(event)
         for listener in tuple(self._listeners):
             listener(event)
@@ -105,10 +109,7 @@ class Journal:
 
     def first_kept(self) -> int:
         """The oldest number that can still be delivered whole."""
-        first = max(1, self.last - self._capacity + 1)
-        if len(self._events) == RING_EVENTS_MAX:
-            first = max(first, self._events[0].seq)
-        return first
+        return max(self._event_lost + 1, self.last - self._capacity + 1)
 
     def after(self, seq: int, records_max: int = BATCH_RECORDS_MAX) -> Batch | None:
         """The next batch behind number `seq`, or None where there is nothing newer.
@@ -123,7 +124,9 @@ class Journal:
         stop = min(self.last, start + records_max - 1)
         numbers = np.arange(start, stop + 1) % self._capacity
         rows = self._ring[numbers]
-        events = tuple(e for e in self._events if start <= e.seq <= stop)
+        # From the newest on: a link that keeps up asks for the last few of thousands.
+        newer = itertools.takewhile(lambda e: e.seq >= start, reversed(self._events))
+        events = tuple(e for e in newer if e.seq <= stop)[::-1]
         return Batch(
             epoch=self.epoch,
             first=seq + 1,

@@ -30,13 +30,14 @@ from gateway.mirror import Mirror
 from sync.async_store import AsyncStore
 from sync.errors import StoreError
 from sync.forward import Forwarder
-from sync.wire import encode_birth
+from sync.wire import WireError, encode_birth
 
 log = logging.getLogger("gatepost.link")
 
 RECONNECT_S: Final = 0.2
 HEALTH_PERIOD_S: Final = 0.5
 STORE_RETRY_S: Final = 1.0
+FIELD_SILENT_S: Final = 4.0  # the field speaks every second; silent for this long, it hangs
 DRAIN_S: Final = 5.0  # how long an orderly stop waits for the historian's acknowledgement
 
 
@@ -56,6 +57,7 @@ class Link:
         self._client: LocalClient | None = None
         self._store_error = ""
         self._refused_until_ns = 0
+        self._ended: set[int] = set()  # earlier epochs of this field, declared over
         self._last_problem = ""
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -99,6 +101,7 @@ class Link:
                 resume = await self._follow(client)
             except LocalError as error:
                 self._note(str(error))
+                await self._store_frames()  # a field that died can't be asked for it again
             except StoreError as error:
                 self._store_refused(error)
                 resume = True
@@ -116,6 +119,7 @@ class Link:
         hello = {"type": "hello", "role": "link", "cursor": list(cursor) if cursor else None}
         await client.send(hello)
         receiving = asyncio.create_task(client.receive())
+        heard_ns = self.clock.monotonic_ns()
         try:
             while True:
                 now_ns = self.clock.monotonic_ns()
@@ -127,8 +131,11 @@ class Link:
                 await asyncio.wait({receiving}, timeout=max(wait_s, 0))
                 if receiving.done():
                     message = receiving.result()
+                    heard_ns = self.clock.monotonic_ns()
                     receiving = asyncio.create_task(client.receive())
                     await self._take(client, message, cursor)
+                elif now_ns - heard_ns > FIELD_SILENT_S * 1e9:
+                    raise LocalError(f"the field process hangs: silent for {FIELD_SILENT_S:g} s")
                 if self._frames.due_in_ns(self.clock.monotonic_ns()) <= 0:
                     await self._append(client)
         finally:
@@ -160,47 +167,60 @@ class Link:
         try:
             await self.store.put_birth(birth.hash, encode_birth(birth))
             if cursor is not None and cursor[0] != birth.epoch:
-                await self._end_epoch(cursor, message["previous"], birth)
-        except StoreError as error:
+                await self._end_epochs(cursor, message["previous"], birth)
+        except (StoreError, WireError) as error:  # WireError: the point table is too large
             self._store_refused(error)
         self.forwarder.notify_appended()
 
-    async def _end_epoch(
+    async def _end_epochs(
         self, cursor: tuple[int, int], previous: Sequence[int], birth: Birth
     ) -> None:
-        """The field process began anew: declare what of its last life can't come any more."""
-        epoch, seq = cursor
-        last = previous[1] if previous[0] == epoch else 0
-        if last == seq:
-            return
+        """The field process began anew: declare what of its last lives can't come any more."""
+        ended = {cursor[0]: cursor[1]}
+        if previous[0]:
+            ended.setdefault(previous[0], 0)  # a life of which no link took anything
+        self._ended &= ended.keys()
+        for epoch, seq in ended.items():
+            last = previous[1] if previous[0] == epoch else 0
+            if epoch not in self._ended and not 0 < last <= seq:
+                await self._declare(epoch, seq + 1, last, birth)
+            self._ended.add(epoch)
+
+    async def _declare(self, epoch: int, first: int, last: int, birth: Birth) -> None:
         reason = "field process ended before the link took it"
         await self.store.append(
             Batch(
                 epoch=epoch,
-                first=seq + 1,
-                last=max(last, seq + 1),
+                first=first,
+                last=max(last, first),
                 birth=birth.hash,
                 records=np.empty(0, dtype=RECORD),
-                gaps=(Gap(seq + 1, last, reason),),
+                gaps=(Gap(first, last, reason),),
             )
         )
 
     async def _append(self, client: LocalClient) -> None:
+        batch = await self._store_frames()
+        if batch is not None:
+            await client.send({"type": "taken", "epoch": batch.epoch, "seq": batch.last})
+
+    async def _store_frames(self) -> Batch | None:
+        """Store what arrived; None where that is nothing, or the store refuses."""
         batch = self._frames.take()
         if batch is None:
-            return
+            return None
         try:
             await self.store.append(batch)
-        except StoreError as error:
+        except (StoreError, WireError) as error:
             self._store_refused(error)
-            return
+            return None
         if self._store_error:
             log.info("the store takes frames again")
             self._store_error = ""
         self.forwarder.notify_appended()
-        await client.send({"type": "taken", "epoch": batch.epoch, "seq": batch.last})
+        return batch
 
-    def _store_refused(self, error: StoreError) -> None:
+    def _store_refused(self, error: StoreError | WireError) -> None:
         """Nothing is lost yet: the field's journal still holds what was not stored.
 
         Values are shown on; after a pause the stream is resumed at the store's cursor.
@@ -216,7 +236,7 @@ class Link:
     def _note(self, problem: str) -> None:
         """Log a problem once, not every time it is met again."""
         if problem != self._last_problem:
-            log.warning("local stream: %s", problem)
+            log.info("local stream: %s", problem)
         self._last_problem = problem
 
     async def _tell_health(self) -> None:

@@ -22,6 +22,8 @@ import msgpack
 from gateway.core.records import Command
 
 MESSAGE_BYTES_MAX: Final = 64_000_000
+REQUEST_BYTES_MAX: Final = 1_000_000  # of what the field takes: its loop must not be kept busy
+TEXT_CHARS_MAX: Final = 256  # id, tag, origin and source of a command
 RECEIPTS_MAX: Final = 64
 CLIENTS_MAX: Final = 32
 _LENGTH: Final = struct.Struct(">I")
@@ -32,18 +34,22 @@ class LocalError(Exception):
 
 
 async def send(writer: asyncio.StreamWriter, message: Mapping[str, Any]) -> None:
-    """Send one message and wait until the socket took it."""
+    """Send one message and wait until the socket took it. Raises ConnectionError."""
+    if writer.is_closing():  # where asyncio drops what is written, uvloop raises RuntimeError
+        raise ConnectionResetError("the other side closed the local stream")
     data = msgpack.packb(message)
     writer.write(_LENGTH.pack(len(data)) + data)
     await writer.drain()
 
 
-async def receive(reader: asyncio.StreamReader) -> dict[str, Any] | None:
+async def receive(
+    reader: asyncio.StreamReader, bytes_max: int = MESSAGE_BYTES_MAX
+) -> dict[str, Any] | None:
     """The next message; None where the other side closed. Raises LocalError on a bad form."""
     try:
         size = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))[0]
-        if size > MESSAGE_BYTES_MAX:
-            raise LocalError(f"a message of {size} bytes is longer than {MESSAGE_BYTES_MAX}")
+        if size > bytes_max:
+            raise LocalError(f"a message of {size} bytes is longer than {bytes_max}")
         message = msgpack.unpackb(await reader.readexactly(size))
     except asyncio.IncompleteReadError as error:
         if error.partial:
@@ -58,11 +64,19 @@ async def receive(reader: asyncio.StreamReader) -> dict[str, Any] | None:
     return message
 
 
-def command_of(data: Mapping[str, Any]) -> Command:
-    """A command from a message. Raises LocalError where keys or types don't fit."""
+def whole_number(message: Mapping[str, Any], name: str) -> int:
+    """A whole number of a message, 0 or more. Raises LocalError."""
+    value = message.get(name)
+    if not isinstance(value, int) or value < 0:
+        raise LocalError(f"{name}: {value!r} is no whole number")
+    return value
+
+
+def command_of(message: Mapping[str, Any]) -> Command:
+    """The command of a message. Raises LocalError where keys, types or sizes don't fit."""
     try:
-        command = Command(**data)
-        return Command(
+        command = Command(**message.get("command", {}))
+        command = Command(
             id=str(command.id),
             tag=str(command.tag),
             value=float(command.value),
@@ -72,8 +86,12 @@ def command_of(data: Mapping[str, Any]) -> Command:
             release=bool(command.release),
             source=str(command.source),
         )
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise LocalError(f"not a command: {error}") from error
+    texts = (command.id, command.tag, command.origin, command.source)
+    if any(len(text) > TEXT_CHARS_MAX for text in texts):
+        raise LocalError(f"not a command: a text is longer than {TEXT_CHARS_MAX} characters")
+    return command
 
 
 class LocalClient:

@@ -43,13 +43,18 @@ class Mirror:
         self._birth = birth
         self._records = np.zeros(len(rows) - 1, dtype=RECORD)
         self._records["point"] = np.arange(1, len(rows))
-        for column in ("status", "value", "utc_ns"):
+        for column in ("seq", "status", "value", "utc_ns"):
             self._records[column] = rows[column][1:]
         self._changed = np.ones(len(self._records), dtype=np.bool_)
         self._wake.set()
 
     def update(self, records: NDArray[np.void]) -> None:
-        """Take changes; where a point changed twice, the later row wins."""
+        """Take changes; where a point changed twice, the later row wins.
+
+        Rows from before the birth, which a link that was away gets behind it, change nothing.
+        """
+        newer = records["seq"] > self._records["seq"][records["point"].astype(np.int64) - 1]
+        records = records[newer]
         index = records["point"].astype(np.int64) - 1
         self._records[index] = records
         self._changed[index] = True

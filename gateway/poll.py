@@ -8,7 +8,7 @@ than its `Depth`.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -89,8 +89,12 @@ class DevicePoller:
         self._table = table
         self._listener = listener
         self._clock = clock
+        self.backoff_s = 0.0  # the pause before the next connection
         self._wake = asyncio.Event()
-        self._writes: deque[Write] = deque(maxlen=WRITES_MAX)
+        self._urgent = asyncio.Event()
+        self._writes: dict[int, Write] = {}  # by output, the newest one of each
+        self._under_way: Write | None = None
+        self._told: str | None = None  # of the device: why it is down, "" = that it is up
         self._blocks = protocol.plan(instrument)
         self._protective = {id(b): bool(protective[b.index].any()) for b in self._blocks}
         self._block_of = {int(i): b for b in self._blocks for i in b.index}
@@ -103,34 +107,52 @@ class DevicePoller:
         self._all_rows = np.array(sorted(self._block_of), dtype=np.int32)
 
     def enqueue(self, write: Write) -> None:
-        """Write soon, ahead of the next read. A full queue refuses instead of forgetting."""
-        if len(self._writes) >= WRITES_MAX:
+        """Write soon, ahead of the next read; replaces a write of the same output that waits.
+
+        A full queue refuses instead of forgetting.
+        """
+        index = write.point.index
+        if len(self._writes) >= WRITES_MAX and index not in self._writes:
             self._listener.on_write_failed(write, "too many writes are waiting for the device")
             return
-        self._writes.append(write)
+        self._writes[index] = write
         self._wake.set()
+        if write.urgent:
+            self._urgent.set()
 
     async def run(self) -> None:
         """Poll until cancelled."""
-        backoff_s = 0.0
         while True:
-            if backoff_s:
-                await asyncio.sleep(backoff_s * (0.8 + 0.4 * self._clock.random()))
-            driver = self._protocol.open(self.instrument)
+            await self._pause()
             try:
-                await driver.connect()
-                self._connected()
-                backoff_s = 0.0
-                await self._serve(driver)
+                await self._session()
             except DriverError as error:
                 self._lost(error)
             except Exception as error:
                 # A supervisor: a defect in one driver must not take the other devices down.
                 # It is reported like a loss, with its type, so that it can't be overlooked.
                 self._lost(Garbled(f"defect in the driver: {type(error).__name__}: {error}"))
-            finally:
-                await driver.close()
-            backoff_s = min(max(backoff_s * 2, BACKOFF_FIRST_S), BACKOFF_MAX_S)
+            self.backoff_s = min(max(self.backoff_s * 2, BACKOFF_FIRST_S), BACKOFF_MAX_S)
+
+    async def _pause(self) -> None:
+        """Wait before the next connection; what protection wants to write cuts it short."""
+        pause_s = self.backoff_s * (0.8 + 0.4 * self._clock.random())
+        first_s = min(pause_s, BACKOFF_FIRST_S)
+        await asyncio.sleep(first_s)
+        if pause_s > first_s:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s - first_s):
+                    await self._urgent.wait()
+
+    async def _session(self) -> None:
+        """One connection; ends by what ended it."""
+        driver = self._protocol.open(self.instrument)
+        try:
+            await driver.connect()
+            self._connected()
+            await self._serve(driver)
+        finally:
+            await driver.close()
 
     # ------------------------------------------------------------ connection
 
@@ -141,47 +163,55 @@ class DevicePoller:
         now_ns = self._clock.monotonic_ns()
         for scan_class in self._classes:
             scan_class.next_ns = max(scan_class.next_ns, now_ns)
-        self._listener.on_device(self.instrument.name, True, "")
+        if not self._blocks:
+            self._answered()
+
+    def _answered(self) -> None:
+        """The device is back: many a dead one, or its gateway, still takes connections."""
+        self.backoff_s = 0.0
+        if self._told != "":
+            self._told = ""
+            self._listener.on_device(self.instrument.name, True, "")
 
     def _lost(self, error: DriverError) -> None:
-        was_connected = self.statistics.connected
         self.statistics.connected = False
         self.statistics.errors += 1
         reason = str(error) or type(error).__name__
-        self._silent(self._all_rows, error)
-        while self._writes:
-            self._listener.on_write_failed(self._writes.popleft(), reason)
-        if was_connected or reason != self.statistics.last_error:
-            self._listener.on_device(self.instrument.name, False, reason)  # once a reason
         self.statistics.last_error = reason
+        self._silent(self._all_rows, error)
+        failed = [self._under_way, *self._writes.values()]
+        self._under_way = None
+        self._writes.clear()
+        self._urgent.clear()
+        for write in failed:
+            if write is not None:
+                self._listener.on_write_failed(write, reason)
+        if reason != self._told:
+            self._told = reason
+            self._listener.on_device(self.instrument.name, False, reason)  # once a reason
 
     # ------------------------------------------------------------ the grid
 
     async def _serve(self, driver: Driver) -> None:
         while True:
             self._wake.clear()
-            if self._writes:
-                await self._write(driver, self._writes.popleft())
-                continue
+            await self._write_waiting(driver)
             if not self._classes:
                 await self._wake.wait()
                 continue
             due = min(self._classes, key=lambda c: c.next_ns)
             wait_ns = due.next_ns - self._clock.monotonic_ns()
             if wait_ns > 0:
-                try:
+                with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait_ns / 1e9):
                         await self._wake.wait()
-                except TimeoutError:
-                    pass
                 continue
             await self._poll_class(driver, due)
 
     async def _poll_class(self, driver: Driver, due: _Class) -> None:
         depth = self.instrument.tags.Depth
         for start in range(0, len(due.blocks), depth):
-            while self._writes:
-                await self._write(driver, self._writes.popleft())
+            await self._write_waiting(driver)
             chunk = due.blocks[start : start + depth]
             if len(chunk) == 1:
                 await self._read(driver, chunk[0])
@@ -207,6 +237,7 @@ class DevicePoller:
                 raw = await driver.read(block)
                 values = block.decode(raw)
             except Refused as error:
+                self._answered()
                 self._note(error)
                 code = (
                     status.BAD_CONFIGURATION_ERROR if error.permanent else status.BAD_DEVICE_FAILURE
@@ -215,13 +246,14 @@ class DevicePoller:
                 return
             except NoAnswer as error:
                 self._note(error)
-                if attempt < self.instrument.tags.Retries:
+                if attempt < self.instrument.tags.Retries and not self._writes:
                     continue
                 self._silent(block.index, error)
                 return
             except Garbled:
                 self._bad(block.index, status.BAD_DECODING_ERROR, utc_ns)
                 raise
+            self._answered()
             self._land(block, values, mono_ns, utc_ns)
             return
 
@@ -230,24 +262,31 @@ class DevicePoller:
         low, high = self._limits
         outside = (values < low[block.index]) | (values > high[block.index])
         codes[outside] = status.UNCERTAIN_UNITS_EXCEEDED
-        codes[np.isnan(values)] = status.BAD_SENSOR_FAILURE
+        codes[~np.isfinite(values)] = status.BAD_SENSOR_FAILURE
         # Stamped with the time of the question: the age is never understated.
         self._table.put(block.index, values, codes, utc_ns, mono_ns)
         self.statistics.polls += 1
         self.statistics.poll_ms = (self._clock.monotonic_ns() - mono_ns) / 1e6
         self._listener.on_block(self._protective[id(block)])
 
+    async def _write_waiting(self, driver: Driver) -> None:
+        """Write what waits, urgent first. What comes meanwhile has to let a read pass."""
+        for _ in range(len(self._writes)):
+            urgent = (index for index, write in self._writes.items() if write.urgent)
+            await self._write(driver, self._writes.pop(next(urgent, next(iter(self._writes)))))
+
     async def _write(self, driver: Driver, write: Write) -> None:
         self.statistics.writes += 1
+        self._under_way = write  # told as failed by `_lost` where the connection ends over it
         try:
             await driver.write(write.point, write.value)
         except (Refused, NoAnswer) as error:
+            self._under_way = None
             self._note(error)
             self._listener.on_write_failed(write, str(error) or type(error).__name__)
             return
-        except DriverError as error:
-            self._listener.on_write_failed(write, str(error) or type(error).__name__)
-            raise
+        self._under_way = None
+        self._answered()
         self._listener.on_written(write, self._clock.monotonic_ns())
         shown = self._block_of.get(write.point.read_back)
         if shown is not None:

@@ -6,7 +6,9 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import logging.handlers
 import os
+import queue
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -20,6 +22,7 @@ from gateway.core.paths import StatePaths
 
 EXIT_CONFIGURATION: Final = 2  # the supervisor does not restart after this
 BEAT_PERIOD_S: Final = 1.0
+LOG_LINES_MAX: Final = 1_000  # lines that wait for the console; what comes beyond is left out
 
 
 class StateFolderError(Exception):
@@ -39,11 +42,7 @@ def main(name: str, run: Callable[[Path, Path, asyncio.Event], Coroutine[Any, An
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--parent-pipe", action="store_true")
     arguments = parser.parse_args()
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.INFO,
-        format=f"%(asctime)s {name}: %(levelname)s: %(message)s",
-    )
+    listener = _log_to_console(name)
     try:
         uvloop.run(_run(run, arguments.site, arguments.state, arguments.parent_pipe))
     except SiteError as error:
@@ -53,7 +52,29 @@ def main(name: str, run: Callable[[Path, Path, asyncio.Event], Coroutine[Any, An
     except StateFolderError as error:
         print(error, file=sys.stderr)
         return EXIT_CONFIGURATION
+    finally:
+        with contextlib.suppress(queue.Full):
+            listener.stop()
     return 0
+
+
+class _Lines(logging.handlers.QueueHandler):
+    def enqueue(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(queue.Full):
+            self.queue.put_nowait(record)
+
+
+def _log_to_console(name: str) -> logging.handlers.QueueListener:
+    """Log to standard error in a thread: a stopped terminal or a full pipe holds up no loop."""
+    console = logging.StreamHandler(sys.stderr)
+    console.setFormatter(logging.Formatter(f"%(asctime)s {name}: %(levelname)s: %(message)s"))
+    lines: queue.Queue[Any] = queue.Queue(LOG_LINES_MAX)
+    root = logging.getLogger()
+    root.setLevel(logging.INFO)
+    root.addHandler(_Lines(lines))
+    listener = logging.handlers.QueueListener(lines, console)
+    listener.start()
+    return listener
 
 
 def open_state(folder: Path) -> StatePaths:

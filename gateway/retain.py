@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-RETAIN_BYTES_MAX = 1_000_000
+RETAIN_BYTES_MAX = 16_000_000  # of 50,000 latched rules with long names
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def load(path: Path) -> Retained:
         if outer["sha256"] != hashlib.sha256(body.encode()).hexdigest():
             raise RetainError(f"{path}: checksum does not match")
         return Retained(**json.loads(body))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise RetainError(f"{path}: not a retain file ({error})") from error
 
 

@@ -14,12 +14,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from config import status
 from config.points import GATEWAY_EQUIPMENT
 from config.site import Site
 from gateway.commands import Commands, Demand, Write
 from gateway.core.clock import Clock
+from gateway.core.records import Command
 from gateway.core.table import PointTable
 from gateway.journal import Journal
 from safety.engine import Engine
@@ -83,7 +85,6 @@ class Scan:
             p.channel: p.index for p in site.points if p.equipment == GATEWAY_EQUIPMENT
         }
         self._rule_rows = np.array([i.point for i in engine.program.info], dtype=np.int32)
-        self._reset = False
         self._startup = True
         self._stop_demands = {
             p.index: Demand(p.safe_value, "stop", trip=True, source_ns=0)
@@ -93,11 +94,11 @@ class Scan:
         for channel in ("E_Stop", "Reset", "Scan_Overruns", "Link_Connected", "Backlog"):
             self.set_gateway_point(channel, 0.0)
 
-    def set_gateway_point(self, channel: str, value: float) -> None:
+    def set_gateway_point(self, channel: str, value: float, code: int = status.GOOD) -> None:
         """Write one of the gateway's own points; the next scan reports it."""
         now_utc_ns, now_mono_ns = self._clock.utc_ns(), self._clock.monotonic_ns()
         index = self._gateway[channel]
-        self._table.put_one(index, value, status.GOOD, now_utc_ns, now_mono_ns)
+        self._table.put_one(index, value, code, now_utc_ns, now_mono_ns)
 
     def on_block(self, protective: bool) -> None:
         """A block landed; protective points don't wait for the grid."""
@@ -108,13 +109,14 @@ class Scan:
     def run(self) -> None:
         """One scan."""
         now_mono_ns, now_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
-        self._take_gateway_writes()
+        reset = self._take_gateway_writes()
         self._table.age(now_mono_ns, now_utc_ns)
         rows = self._table.rows
-        changed = self._engine.scan(rows, now_mono_ns, self._reset)
-        self._reset = False
-        for rule in changed:
+        latched = None if reset is None else self._engine.latched.copy()
+        for rule in self._engine.scan(rows, now_mono_ns, reset is not None):
             self._rule_changed(int(rule), now_mono_ns, now_utc_ns)
+        if reset is not None and latched is not None:
+            self._tell_reset(reset, latched)
         self._show_rules(now_mono_ns, now_utc_ns)
         if self._startup and not self._engine.startup:
             self._startup = False
@@ -127,13 +129,27 @@ class Scan:
     def _event(self, kind: str, body: dict[str, Any], utc_ns: int) -> None:
         self._journal.event(kind, body, utc_ns)
 
-    def _take_gateway_writes(self) -> None:
-        for point, value in self._commands.gateway_writes:
+    def _take_gateway_writes(self) -> Command | None:
+        """Carry out commands on the gateway's own points; returns the one that asks for a reset."""
+        reset = None
+        for command, point in self._commands.gateway_writes:
             if point.channel == "Reset":
-                self._reset = bool(value)
+                reset = command if command.value else reset
             else:
-                self.set_gateway_point(point.channel, value)
+                self.set_gateway_point(point.channel, command.value)
+                self._commands.report(command, "verified", "")
         self._commands.gateway_writes.clear()
+        return reset
+
+    def _tell_reset(self, command: Command, latched: NDArray[np.bool_]) -> None:
+        """What a reset released, and what stays because its cause is still there."""
+        names = [info.name for info in self._engine.program.info]
+        stays = [names[rule] for rule in np.flatnonzero(self._engine.latched)]
+        gone = [names[rule] for rule in np.flatnonzero(latched & ~self._engine.latched)]
+        parts = [f"released: {', '.join(gone)}"] if gone else []
+        parts += [f"still active: {', '.join(stays)}"] if stays else []
+        reason = "; ".join(parts) or "nothing was latched"
+        self._commands.report(command, "failed" if stays else "verified", reason)
 
     def _rule_changed(self, rule: int, now_mono_ns: int, now_utc_ns: int) -> None:
         engine = self._engine
@@ -164,8 +180,6 @@ class Scan:
 
     def _demands(self, rows: np.ndarray) -> dict[int, Demand]:
         """What protection wants, by the index of the output."""
-        if self.stopping:
-            return self._stop_demands
         engine = self._engine
         demands = {}
         for output in np.flatnonzero(engine.rank):
@@ -181,4 +195,8 @@ class Scan:
                 source_ns = before.source_ns  # the reaction counts from the first cause
             trip = int(engine.rank[output]) == RANK_TRIP
             demands[index] = Demand(float(engine.demand[output]), name, trip, source_ns)
+        if self.stopping:
+            # A stop undoes no trip, nor an interlock of an output that has no safe value.
+            trips = {index: demand for index, demand in demands.items() if demand.trip}
+            return demands | self._stop_demands | trips
         return demands

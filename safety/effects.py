@@ -133,7 +133,8 @@ class Methods:
                 used.add(name)
                 if name not in self.drives:
                     message = f'There is no method "{name}". {nearest(name, self.drives)}'
-                    self.findings.append(row.finding("method-undefined", message))
+                    key = "Method" if getattr(row.rule, "Method", None) == name else ""
+                    self.findings.append(row.finding("method-undefined", message, key))
                 found += [(row, text_id(name), drive) for drive in self.drives.get(name, ())]
         for name in self.drives.keys() - used:
             self._add(

@@ -106,7 +106,10 @@ def _bad_character(text: str, position: int) -> NoReturn:
         "&": "write and",
         "|": "write or",
     }
+    swapped = {"=>": ">=", "=<": "<="}.get(text[position : position + 2])
     message = hints.get(character, f'"{character}" has no meaning here')
+    if swapped is not None:
+        message = f"a comparison is written {swapped}"
     raise RuleSyntaxError(message, position, text)
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
+from importlib import metadata
+from typing import Annotated
 
 import typer
 
@@ -18,6 +22,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"gatepost {metadata.version('gatepost')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _gatepost(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", is_eager=True, callback=_show_version),
+    ] = False,
+) -> None:
+    """Edge gateway for energy sites."""
+
+
 app.command()(check.check)
 app.command()(run.run)
 app.command()(operate.status)
@@ -30,7 +52,10 @@ app.command()(demo.demo)
 def main() -> None:
     """Entry point: what can go wrong ends in a message and an exit status, not in a traceback."""
     try:
-        app(prog_name="gatepost")
+        try:
+            app(prog_name="gatepost")
+        finally:
+            sys.stdout.flush()  # here a full disk is a message; at Python's exit it is a traceback
     except CommandFailed as error:
         print(f"gatepost: {error.message}", file=sys.stderr)
         sys.exit(error.status)
@@ -42,6 +67,11 @@ def main() -> None:
     except BrokenPipeError:
         # The reader of a pipe, such as head, has had enough. Python would complain at its exit.
         sys.stderr.close()
+        sys.exit(EXIT_IMPOSSIBLE)
+    except OSError as error:
+        print(f"gatepost: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        with contextlib.suppress(OSError, ValueError):  # what is left of the output can't be kept
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_IMPOSSIBLE)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import typer
 
 from config.findings import Finding
-from gateway.cli.output import EXIT_BAD, console, print_json
+from gateway.cli.output import EXIT_BAD, console, counted, print_json
 from gateway.cli.site import JsonOption, SiteArgument, need_folder
 
 
@@ -30,20 +31,30 @@ def all_findings(site: Path) -> list[Finding]:
     return sorted(set(findings))
 
 
+def errors_of(findings: Sequence[Finding]) -> int:
+    """How many of them keep a gateway from starting."""
+    return sum(finding.severity == "error" for finding in findings)
+
+
+def summary(findings: Sequence[Finding]) -> str:
+    """``2 errors, 1 warning``, or ``no findings``."""
+    errors = errors_of(findings)
+    counts = f"{counted(errors, 'error')}, {counted(len(findings) - errors, 'warning')}"
+    return counts if findings else "no findings"
+
+
 def check(site: SiteArgument, json: JsonOption = False) -> None:
     """Print every finding in a site folder; exit status 1 where there are any.
 
     One line a finding: file, key, rule and message. The rules are listed in docs/checks.md.
     """
     findings = all_findings(need_folder(site))
-    errors = sum(finding.severity == "error" for finding in findings)
     if json:
         print_json({"site": str(site), "findings": [asdict(finding) for finding in findings]})
     else:
         out = console()
         for finding in findings:
             out.print(f"{finding.severity}: {finding}", markup=False)
-    summary = f"{errors} errors, {len(findings) - errors} warnings" if findings else "no findings"
-    console(stderr=True).print(f"{site}: {summary}", markup=False)
+    console(stderr=True).print(f"{site}: {summary(findings)}", markup=False)
     if findings:
         raise typer.Exit(EXIT_BAD)

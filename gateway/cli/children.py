@@ -2,8 +2,8 @@
 
 Each has a session of its own, so that Ctrl-C in the terminal reaches the command alone, which
 then ends them in order. Their standard input is a pipe that nobody writes to: when this process is
-gone, however that happened, the kernel closes it and they end by themselves. What they print on
-standard error goes to a log file.
+gone, however that happened, the kernel closes it, and those that watch it end by themselves. What
+they print on standard error goes to a log file.
 """
 
 from __future__ import annotations
@@ -104,12 +104,13 @@ class Children:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
         try:
-            async with asyncio.timeout(seconds):
-                await process.wait()
-        except TimeoutError:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await process.wait()
+        finally:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
-            await process.wait()
+        await process.wait()
         del self._running[name]
         if process.stdin is not None:
             process.stdin.close()

@@ -25,7 +25,7 @@ from gateway.cli.demo_site import DemoSite
 from gateway.cli.demo_view import DemoView
 from gateway.cli.farside import FarSide
 from gateway.cli.operation import OperationFailed, Operator, start_electrolysis
-from gateway.cli.output import EXIT_BAD, CommandFailed
+from gateway.cli.output import EXIT_BAD, CommandFailed, typed, typed_command
 from gateway.core.clock import SystemClock
 from gateway.core.paths import StatePaths
 from gateway.local import LocalError
@@ -43,7 +43,20 @@ OUTAGE_BEGIN: Final = 0.35  # of --for
 OUTAGE_BEGIN_S: Final = 10.0  # without --for
 TRIP_BEGIN: Final = 0.2
 TRIP_TAG: Final = "Stack.Heater_Enable"
+LOG_LINES_MAX: Final = 50
+PLANT_S: Final = 10.0
 SETTLE_S: Final = 1.0  # the last receipts of a trip
+
+
+async def _together(*works: Coroutine[Any, Any, None]) -> None:
+    """Await all; where one fails, the others end too, so that none starts a broker behind it."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +164,14 @@ class Demo:
             self._begin_ns = self._clock.monotonic_ns()
             if self._options.trip and TRIP_TAG not in await self._operator.tags():
                 raise CommandFailed(f"--trip: the site has no {TRIP_TAG} to take off")
-            await start_electrolysis(self._operator)
-            self._view.note("the laboratory runs: hot, ventilated, electrolysis at 30 A")
-            await asyncio.gather(self._last(), self._cut(), self._overheat())
+            if lacking := await start_electrolysis(self._operator):
+                self._view.note(
+                    f"the site runs; {len(lacking)} outputs of the laboratory are not there, "
+                    "and other outputs were not commanded"
+                )
+            else:
+                self._view.note("the laboratory runs: hot, ventilated, electrolysis at 30 A")
+            await _together(self._last(), self._cut(), self._overheat())
         except (OperationFailed, LocalError) as error:
             raise CommandFailed(f"{error}{self._why()}", EXIT_BAD) from error
         finally:
@@ -178,7 +196,8 @@ class Demo:
             f"OPC UA {site.opcua_url}" if site.opcua_url else "",
             f"MQTT {site.broker_url} topic gatepost/{site.name}/#",
             f"historian {self._far.historian_file}",
-            f"try: gatepost status {site.folder} --state {self._paths.folder}",
+            f"try: {typed_command()} status {typed(site.folder)} "
+            f"--state {typed(self._paths.folder)}",
         )
 
     async def _start_device(self, name: str) -> None:
@@ -199,8 +218,9 @@ class Demo:
                             return
                     await asyncio.sleep(0.1)
         except TimeoutError as error:
-            log = self._paths.logs / "gateway.log"
-            raise CommandFailed(f"not every device came up; see {log}", EXIT_BAD) from error
+            raise CommandFailed(
+                f"not every device came up:\n{self._log_end()}", EXIT_BAD
+            ) from error
 
     def _check_gateway(self) -> None:
         """Raise CommandFailed where the supervisor gave up."""
@@ -210,8 +230,12 @@ class Demo:
             self._gateway.result()
         except SupervisorError as error:
             raise CommandFailed(str(error), EXIT_BAD) from error
+        raise CommandFailed(f"the gateway refuses the site:\n{self._log_end()}", EXIT_BAD)
+
+    def _log_end(self) -> str:
+        """What the gateway said last; its log may be gone with the temporary folder."""
         log = (self._paths.logs / "gateway.log").read_text(encoding="utf-8", errors="replace")
-        raise CommandFailed(f"the gateway refuses the site:\n{log.strip()}", EXIT_BAD)
+        return "\n".join(log.strip().splitlines()[-LOG_LINES_MAX:])
 
     async def _last(self) -> None:
         """The time that was asked for, or for ever."""
@@ -291,10 +315,11 @@ class Demo:
 
     async def _scenario(self, name: str, *, on: bool) -> None:
         try:
-            reader, writer = await asyncio.open_unix_connection(str(self._plant_socket))
-            writer.write(json.dumps({"scenario": name, "on": on}).encode() + b"\n")
-            answer = json.loads(await reader.readline() or b"{}")
-            writer.close()
+            async with asyncio.timeout(PLANT_S):
+                reader, writer = await asyncio.open_unix_connection(str(self._plant_socket))
+                with contextlib.closing(writer):
+                    writer.write(json.dumps({"scenario": name, "on": on}).encode() + b"\n")
+                    answer = json.loads(await reader.readline() or b"{}")
         except (OSError, ValueError) as error:
             raise CommandFailed(f"the plant does not answer: {error}{self._why()}") from error
         assert name in answer.get("scenarios", {}), answer
@@ -312,8 +337,13 @@ class Demo:
             await asyncio.sleep(SAMPLE_S)
 
     def _note_status(self, status: Mapping[str, Any]) -> None:
-        self._status = status
         epoch = int(status["epoch"])
+        if self._status is not None and epoch != self._status["epoch"]:
+            self._view.note(
+                f"the field process was started anew (epoch {epoch}): outputs went to their safe "
+                "values, the setpoints given before are ended"
+            )
+        self._status = status
         self._newest[epoch] = max(self._newest.get(epoch, 0), int(status["seq"]))
         backlog = (status["link"] or {}).get("backlog", 0)
         self._backlog_max = max(self._backlog_max, int(backlog))

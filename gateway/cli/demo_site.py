@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
+from config.load import topic_name
 from gateway.cli.output import CommandFailed
 
 HOST: Final = "127.0.0.1"
@@ -56,18 +57,18 @@ def copy_site(source: Path, target: Path) -> DemoSite:
     try:
         equipment = files[root]["Equipment"]
         active = {k: str(v["Config"]) for k, v in equipment.items() if v.get("Active", True)}
-        name = files[root]["SystemTags"]["SystemName"].lower()
+        system_name = str(files[root]["SystemTags"]["SystemName"])
         ports = free_ports(len(active) + 2)
         for file, port in zip(active.values(), ports, strict=False):
             _move(files[file]["EquipmentTags"], port)
-    except (KeyError, TypeError, AttributeError) as error:
+        link = files.setdefault("link.json", {})
+        broker_url, opcua_url = _move_link(link, broker_port=ports[-2], opcua_port=ports[-1])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise CommandFailed(f"{source}: gatepost check shows what is wrong ({error!r})") from error
-    link = files.setdefault("link.json", {})
-    broker_url, opcua_url = _move_link(link, broker_port=ports[-2], opcua_port=ports[-1])
     for file, content in files.items():
         (target / file).write_text(json.dumps(content, indent=2), encoding="utf-8")
     return DemoSite(
-        name=str(link.get("Site") or name),
+        name=str(link.get("Site") or topic_name(system_name)),
         folder=target,
         instruments=dict(zip(active, ports, strict=False)),
         broker_port=ports[-2],
@@ -78,14 +79,15 @@ def copy_site(source: Path, target: Path) -> DemoSite:
 
 def _read(file: Path) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         raise CommandFailed(f"{file}: {error}") from error
 
 
 def _move(tags: dict[str, Any], port: int) -> None:
     tags["PortNum"] = port
     tags["Connection"] = {**(tags.get("Connection") or {}), "IP": HOST}
+    tags.pop("VISA_address", None)  # it goes before the two and names the real instrument
 
 
 def _move_link(link: dict[str, Any], *, broker_port: int, opcua_port: int) -> tuple[str, str]:

@@ -11,9 +11,9 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from gateway.cli.view import status_view
+from gateway.cli.view import small_view
 
-NOTES_MAX: Final = 8
+NOTES_MAX: Final = 2
 LINE_PERIOD_S: Final = 5.0
 REFRESH_PER_S: Final = 4
 
@@ -22,7 +22,7 @@ class DemoView:
     """Progress on standard error; standard output stays free for the report."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self._live: Live | None = None
         self._notes: deque[str] = deque(maxlen=NOTES_MAX)
         self._addresses: list[str] = []
@@ -51,15 +51,20 @@ class DemoView:
     def note(self, text: str) -> None:
         """Something happened."""
         self._notes.append(text)
-        if self._live is None:
-            print(text, file=sys.stderr, flush=True)
+        self._say(text)
 
     def addresses(self, *lines: str) -> None:
         """Where to connect to; stays on the screen."""
         self._addresses = [line for line in lines if line]
+        for line in self._addresses:
+            self._say(line)
+
+    def _say(self, text: str) -> None:
+        """Above the table, where there is one: it stays there, and can be scrolled back to."""
         if self._live is None:
-            for line in self._addresses:
-                print(line, file=sys.stderr, flush=True)
+            print(text, file=sys.stderr, flush=True)
+        else:
+            self._live.console.print(text, soft_wrap=True)
 
     def update(self, status: Mapping[str, Any], seconds: float, limit_s: float | None) -> None:
         """A new status of the field process, `seconds` into the run."""
@@ -71,12 +76,15 @@ class DemoView:
             print(progress_line(status, seconds), file=sys.stderr, flush=True)
 
     def _draw(self) -> RenderableType:
-        notes = [Text(note) for note in self._notes]
+        """What fits the screen: messages and addresses also stand above, when there is room."""
         if self._status is None:
-            return Group(*notes)
-        heading = Text(self._heading, style="bold")
-        addresses = [Text(address, style="cyan") for address in self._addresses]
-        return Group(heading, *addresses, Text(), status_view(self._status), Text(), *notes)
+            return Text()
+        width, height = self._console.size
+        top: list[RenderableType] = [Text(self._heading, style="bold")]
+        top += [Text(address, style="cyan") for address in self._addresses]
+        top += [Text(note) for note in self._notes]
+        rows = sum(max(1, -(-len(str(line)) // width)) for line in top)
+        return Group(*top, *small_view(self._status, height - 1 - rows))
 
 
 def progress_line(status: Mapping[str, Any], seconds: float) -> str:

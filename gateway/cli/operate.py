@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Final
@@ -11,26 +12,31 @@ from typing import Annotated, Any, Final
 import typer
 
 from config import status as codes
+from config.points import state_number
 from gateway.cli.output import EXIT_BAD, CommandFailed, console, number, print_json, table
-from gateway.cli.site import JsonOption, SiteArgument, StateOption, state_of
+from gateway.cli.session import session
+from gateway.cli.site import JsonOption, SiteArgument, StateOption, Target, target_of
 from gateway.cli.view import status_view
 from gateway.core.clock import SystemClock
-from gateway.core.paths import StatePaths
 from gateway.core.records import Command
-from gateway.local import LocalClient, LocalError
 
-ANSWER_S: Final = 15.0  # a command's last receipt comes within 10 s, see gateway/local_server.py
 LEASE_S_MAX: Final = 366 * 86_400.0
 BAD_STEPS: Final = ("refused", "failed")
+STALLED_AGE_NS: Final = 10_000_000_000  # live frames are acknowledged long before
+STALLED_S: Final = 2.0
+NO_INGEST: Final = (
+    f"the broker is connected, but nothing was acknowledged for {STALLED_S:g} s: does ingest run "
+    "on this broker?"
+)
 
 
 def status(site: SiteArgument, state: StateOption = None, json: JsonOption = False) -> None:
     """Show devices, scan, active rules, link and backlog of the running gateway."""
-    answer = asyncio.run(_request(state_of(site, state), {"type": "status"}))["status"]
+    answer, hint = asyncio.run(_status(target_of(site, state), look_twice=not json))
     if json:
         print_json(answer)
     else:
-        console().print(status_view(answer))
+        console().print(status_view(answer, hint))
 
 
 def read(
@@ -42,9 +48,7 @@ def read(
     json: JsonOption = False,
 ) -> None:
     """Read points of the running gateway; all of them where none is named."""
-    paths = state_of(site, state)
-    request = {"type": "read", "tags": points or []}
-    rows = asyncio.run(_request(paths, request))["points"]
+    rows = asyncio.run(_read(target_of(site, state), points or []))
     if json:
         print_json([{**row, "status_name": codes.name_of(row["status"])} for row in rows])
         return
@@ -86,63 +90,83 @@ def write(
         raise CommandFailed("give either a VALUE or --release")
     if lease is not None and not 0 < lease <= LEASE_S_MAX:
         raise CommandFailed(f"--lease {lease:g}: more than 0 and up to {LEASE_S_MAX:g} seconds")
-    steps = asyncio.run(_write(state_of(site, state), point, value, lease or 0.0, release, json))
+    steps = asyncio.run(_write(target_of(site, state), point, value, lease or 0.0, release, json))
     if json:
         print_json(steps)
     if not steps or any(step["step"] in BAD_STEPS for step in steps):
         raise typer.Exit(EXIT_BAD)
 
 
-async def _request(paths: StatePaths, message: Mapping[str, Any]) -> dict[str, Any]:
-    client = LocalClient(paths.field_socket)
-    try:
-        async with asyncio.timeout(ANSWER_S):
-            await client.connect()
-            return await client.request(message)
-    except LocalError as error:
-        raise CommandFailed(str(error)) from error
-    except TimeoutError as error:
-        raise CommandFailed(f"the field process did not answer within {ANSWER_S:g} s") from error
-    finally:
-        await client.close()
+async def _status(target: Target, look_twice: bool) -> tuple[dict[str, Any], str]:
+    """The status, and a hint where the link looks well and nothing is acknowledged."""
+    async with session(target) as (client, first):
+        if not look_twice or not waits(first, SystemClock().utc_ns()):
+            return first, ""
+        await asyncio.sleep(STALLED_S)
+        second = (await client.request({"type": "status"}))["status"]
+    before, after = (status["link"] or {} for status in (first, second))
+    same = before.get("acknowledged") == after.get("acknowledged")
+    return second, NO_INGEST if same and after.get("connected") else ""
+
+
+def waits(status: Mapping[str, Any], utc_ns: int) -> bool:
+    """True where a broker is there and the oldest stored frame is not acknowledged for long."""
+    link = status["link"] or {}
+    oldest_ns = link.get("backlog_oldest_utc_ns") or 0
+    old = bool(oldest_ns) and utc_ns - oldest_ns > STALLED_AGE_NS
+    return bool(link.get("connected") and link.get("backlog") and old)
+
+
+async def _read(target: Target, tags: Sequence[str]) -> list[dict[str, Any]]:
+    async with session(target) as (client, _):
+        rows: list[dict[str, Any]] = (await client.request({"type": "read", "tags": list(tags)}))[
+            "points"
+        ]
+        return rows
 
 
 async def _write(
-    paths: StatePaths, tag: str, value: str | None, lease_s: float, release: bool, quiet: bool
+    target: Target, tag: str, value: str | None, lease_s: float, release: bool, quiet: bool
 ) -> list[dict[str, Any]]:
-    row = (await _request(paths, {"type": "read", "tags": [tag]}))["points"][0]
-    command = Command(
-        id=SystemClock().new_id(),
-        tag=tag,
-        value=0.0 if value is None else parse_value(value, row["states"], tag),
-        lease_ns=int(lease_s * 1e9),
-        release=release,
-        source=f"command line, {_user()}",
-    )
     steps: list[dict[str, Any]] = []
-    client = LocalClient(paths.field_socket)
     out = console()
-    try:
-        async with asyncio.timeout(ANSWER_S):
-            await client.connect()
-            async for receipt in client.command(asdict(command)):
-                steps.append(receipt)
-                if not quiet:
-                    out.print(receipt_line(receipt, row["units"]), markup=False)
-    except LocalError as error:
-        raise CommandFailed(str(error)) from error
-    except TimeoutError as error:
-        raise CommandFailed(f"no last receipt within {ANSWER_S:g} s") from error
-    finally:
-        await client.close()
+    async with session(target) as (client, status):
+        row = (await client.request({"type": "read", "tags": [tag]}))["points"][0]
+        command = Command(
+            id=SystemClock().new_id(),
+            tag=tag,
+            value=0.0 if value is None else parse_value(value, row["states"], tag),
+            lease_ns=int(lease_s * 1e9),
+            release=release,
+            source=f"command line, {_user()}",
+        )
+        async for receipt in client.command(asdict(command)):
+            steps.append(receipt)
+            if not quiet:
+                value_shown = not release
+                out.print(receipt_line(receipt, row["units"], row["states"], value_shown))
+        if release and not quiet and steps and steps[-1]["step"] not in BAD_STEPS:
+            out.print(fallback_line(target, status, tag))
     return steps
+
+
+def fallback_line(target: Target, status: Mapping[str, Any], tag: str) -> str:
+    """What follows a setpoint that the operator gave back; known where the site's files are."""
+    first = f"{tag}: a remote setpoint or a schedule takes over where there is one, else "
+    site = target.site
+    point = next((point for point in site.points if point.tag == tag), None) if site else None
+    if site is None or point is None or site.hash != status.get("config_hash"):
+        return f"{first}its Fallback or SafeValue, as the running gateway has them"
+    if not math.isfinite(point.fallback):
+        return f"{first}it keeps what it has (no Fallback and no SafeValue)"
+    return f"{first}it falls back to {number(point.fallback, point.states)} {point.units}".rstrip()
 
 
 def parse_value(text: str, states: Sequence[str], tag: str) -> float:
     """A number, or the name of one of the point's states. Raises CommandFailed."""
-    names = [name.lower() for name in states]
-    if text.lower() in names and text:
-        return float(names.index(text.lower()))
+    state = state_number(states, text)
+    if state is not None:
+        return float(state)
     try:
         return float(text)
     except ValueError:
@@ -150,10 +174,13 @@ def parse_value(text: str, states: Sequence[str], tag: str) -> float:
         raise CommandFailed(f"{text!r} is no number{known}") from None
 
 
-def receipt_line(receipt: Mapping[str, Any], units: str) -> str:
+def receipt_line(
+    receipt: Mapping[str, Any], units: str, states: Sequence[str] = (), value_shown: bool = True
+) -> str:
     """One receipt for people: step, point, value, reaction, reason."""
-    value = number(float(receipt["value"]))
-    text = f"{receipt['step']}: {receipt['tag']} = {value} {units}".strip()
+    text = f"{receipt['step']}: {receipt['tag']}"
+    if value_shown:
+        text += f" = {number(float(receipt['value']), states)} {units}".rstrip()
     if "reaction_ms" in receipt:
         text += f" after {receipt['reaction_ms']:.0f} ms"
     return f"{text}: {receipt['reason']}" if receipt.get("reason") else text

@@ -147,9 +147,10 @@ STEAM_TAG: Final = "Gas.Steam_Flow"
 STEAM_SLPM_MIN: Final = 10.0
 
 
-async def start_electrolysis(operator: Operator) -> None:
+async def start_electrolysis(operator: Operator) -> list[str]:
     """Bring the laboratory into operation; points that a site doesn't have are left out.
 
+    Returns the outputs of the laboratory that the site doesn't have: none in the laboratory.
     Raises OperationFailed, or LocalError where the field process goes away.
     """
     await operator.reset_trips(20.0)
@@ -158,3 +159,4 @@ async def start_electrolysis(operator: Operator) -> None:
         if number == len(STAGES) and STEAM_TAG in tags:
             await operator.wait_above(STEAM_TAG, STEAM_SLPM_MIN, 15.0)
         await operator.set_all([(tag, float(value)) for tag, value in stage if tag in tags])
+    return [tag for stage in STAGES for tag, _ in stage if tag not in tags]

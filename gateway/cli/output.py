@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shlex
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 WIDTH: Final = 500  # columns of a console that is no terminal
 EXIT_BAD: Final = 1  # the answer is no: findings, a refused command, a demo that lost something
@@ -26,9 +32,13 @@ class CommandFailed(Exception):
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console that cuts nothing off where it writes into a file or a pipe."""
-    made = Console(stderr=stderr, highlight=False)
-    return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=WIDTH)
+    """A console that cuts nothing off where it writes into a file or a pipe.
+
+    Text comes from sites and devices, so "[bar]" is no markup and ":key:" no picture.
+    """
+    plain_text = partial(Console, stderr=stderr, highlight=False, markup=False, emoji=False)
+    made = plain_text()
+    return made if made.is_terminal else plain_text(width=WIDTH)
 
 
 def print_json(value: Any) -> None:
@@ -50,12 +60,44 @@ def plain(value: Any) -> Any:
 
 
 def table(*columns: str, right: Sequence[str] = ()) -> Table:
-    """A table without frames; the columns named in `right` are numbers, the last one may wrap."""
+    """A table without frames; the columns named in `right` are numbers.
+
+    On a narrow terminal text goes on in the next line. Numbers stay whole: half of one is another.
+    """
     made = Table(box=None, pad_edge=False, header_style="bold", show_header=any(columns))
-    for place, column in enumerate(columns, start=1):
+    for column in columns:
         justify: Literal["left", "right"] = "right" if column in right else "left"
-        made.add_column(column, justify=justify, no_wrap=place < len(columns), overflow="fold")
+        made.add_column(column, justify=justify, no_wrap=column in right, overflow="fold")
     return made
+
+
+def one_line(text: str, style: str = "") -> Text:
+    """Text that is cut at the edge of a terminal in place of going on in the next line."""
+    return Text(text, style, no_wrap=True, overflow="ellipsis")
+
+
+def typed_command() -> str:
+    """How this program can be started again from the shell that started it."""
+    program = Path(sys.argv[0])
+    if program.name != "gatepost":
+        return f"{typed(Path(sys.executable))} -m gateway.cli.app"
+    found = shutil.which("gatepost")
+    if len(program.parts) == 1 or (found and Path(found).resolve() == program.resolve()):
+        return "gatepost"
+    return typed(program)
+
+
+def typed(path: Path) -> str:
+    """`path` as a shell takes it: from the current folder where it lies in it."""
+    absolute = Path(os.path.abspath(path))
+    here = Path.cwd()
+    shown = absolute.relative_to(here) if absolute.is_relative_to(here) else absolute
+    return shlex.quote(str(shown))
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 error``, ``2 errors``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def number(value: float, states: Sequence[str] = ()) -> str:

@@ -14,14 +14,19 @@ import numpy as np
 import typer
 
 from config import status as codes
-from gateway.cli.output import CommandFailed, console, number, print_json, table
+from gateway.cli.output import CommandFailed, console, number, one_line, print_json, table
 
 LIMIT_DEFAULT: Final = 1000
+YEAR_MIN: Final = 1678  # what 64 bits of nanoseconds around 1970 hold; beyond it numpy wraps
+YEAR_MAX: Final = 2261
 _TIME: Final = re.compile(
     r"(?P<moment>\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?)?)"
     r"(?:Z|(?P<sign>[+-])(?P<hours>\d\d):?(?P<minutes>\d\d)?)?"
 )
 SAMPLE_COLUMNS: Final = ("time", "gateway", "epoch", "seq", "tag", "value", "status")
+BODY_ORDER: Final = ("step", "what", "tag", "name", "active", "level", "value", "cause", "reason")
+ID_SHOWN: Final = 8
+_ID: Final = re.compile(r"[0-9a-f]{32}")
 EVENT_COLUMNS: Final = ("time", "gateway", "epoch", "seq", "kind", "body")
 
 
@@ -65,10 +70,34 @@ def query(
         writer.writerow(columns)
         writer.writerows([_cell(row[column]) for column in columns] for row in rows)
     else:
-        shown = table(*(column.upper() for column in columns), right=("VALUE", "EPOCH", "SEQ"))
-        for row in rows:
-            shown.add_row(*(_text(row[column]) for column in columns))
-        console().print(shown)
+        _print_table(rows, columns)
+
+
+def _print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
+    """One line a row; what is the same in all rows of most historians is left out."""
+    shown_columns = [
+        column
+        for column in columns
+        if column not in ("gateway", "epoch") or len({row[column] for row in rows}) > 1
+    ]
+    right = ("TIME", "VALUE", "EPOCH", "SEQ")
+    events = "body" in columns
+    shown = table(*(column.upper() for column in shown_columns), right=right)
+    for row in rows:
+        cells = [_text(row[column]) for column in shown_columns if column != "body"]
+        shown.add_row(*cells, *([one_line(_body_text(row["body"]))] if events else []))
+    console().print(shown)
+
+
+def _body_text(body: dict[str, Any]) -> str:
+    """What an event says, the most telling first, long identifiers by their beginning."""
+    order = {key: at for at, key in enumerate(BODY_ORDER)}
+    keys = sorted(body, key=lambda key: order.get(key, len(order)))
+    return ", ".join(f"{key}={_short(_text(body[key]))}" for key in keys if body[key] != "")
+
+
+def _short(text: str) -> str:
+    return text[:ID_SHOWN] if _ID.fullmatch(text) else text
 
 
 def _rows(
@@ -146,8 +175,12 @@ def _time_ns(option: str, text: str | None) -> int | None:
             raise ValueError(text)
         offset_min = 0
         if parts["hours"]:
+            if parts["hours"] > "23" or (parts["minutes"] or "00") > "59":
+                raise ValueError(text)
             offset_min = int(parts["hours"]) * 60 + int(parts["minutes"] or 0)
             offset_min = -offset_min if parts["sign"] == "-" else offset_min
+        if not YEAR_MIN <= int(parts["moment"][:4]) <= YEAR_MAX:
+            raise CommandFailed(f"{option} {text}: a year from {YEAR_MIN} to {YEAR_MAX}")
         moment = np.datetime64(parts["moment"], "ns")
         return int(moment.astype(np.int64)) - offset_min * 60_000_000_000
     except ValueError:

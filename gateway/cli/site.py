@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
+from config.site import Site
 from gateway.cli.output import CommandFailed
 from gateway.core.paths import StatePaths, default_state_folder
 
@@ -29,6 +31,26 @@ def need_folder(site: Path) -> Path:
     if not site.is_dir():
         raise CommandFailed(f"{site}: {NO_FOLDER}")
     return site
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The gateway that ``status``, ``read`` and ``write`` speak to.
+
+    site   what the folder holds; None where it doesn't load, which is no reason to leave the
+           running gateway alone
+    """
+
+    paths: StatePaths
+    site: Site | None
+
+
+def target_of(site: Path, state: Path | None) -> Target:
+    """The gateway of a site folder. Raises CommandFailed or SiteError."""
+    from config.load import load_site
+
+    paths = state_of(site, state)
+    return Target(paths, load_site(site)[0])
 
 
 def state_of(site: Path, state: Path | None) -> StatePaths:

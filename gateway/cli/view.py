@@ -2,18 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from gateway.cli.output import number, table
+from gateway.cli.output import number, one_line, table
+
+BAD: Final = "bold red"
+WAITING_SHOWN_MAX: Final = 5
+LATCHED_LEGEND: Final = (
+    "latched: stays until it is reset once its cause is gone, `gatepost write SITE Gateway.Reset 1`"
+)
 
 
-def status_view(status: Mapping[str, Any]) -> RenderableType:
+def status_view(status: Mapping[str, Any], hint: str = "") -> RenderableType:
     """The answer to a status request as one block: site, devices, scan, link, active rules."""
-    return Group(_head(status), Text(), devices_view(status), Text(), _scan(status), _rules(status))
+    parts = (_head(status), Text(), devices_view(status), Text(), _scan(status))
+    return Group(*parts, *([Text(hint, style=BAD)] if hint else []), Text(), *_rules(status))
+
+
+def small_view(status: Mapping[str, Any], lines: int) -> list[RenderableType]:
+    """The same in at most `lines` lines of 80 columns (where the devices alone aren't more)."""
+    right = ("POINTS", "POLLS", "ERRORS", "POLL ms")
+    shown = table("DEVICE", "STATE", *right, "LAST ERROR", right=right)
+    for name, device in status["devices"].items():
+        figures = (f"{device[key]}" for key in ("points", "polls", "errors"))
+        poll_ms = f"{device['poll_ms']:.1f}"
+        shown.add_row(name, _up(device), *figures, poll_ms, one_line(device["last_error"]))
+    scan = Text(f"scan {_scan_figures(status)}")
+    parts: list[RenderableType] = [_head(status), shown, scan, _small_link(status)]
+    used = len(parts) + len(status["devices"])
+    rules = sorted(status["rules"], key=lambda rule: bool(rule["kind"] != "trip"))
+    room = max(1, lines - used)
+    for rule in rules if len(rules) <= room else rules[: room - 1]:
+        latched = ", latched" if rule["latched"] else ""
+        style = BAD if rule["kind"] == "trip" else ""
+        parts.append(Text(f"{rule['kind']} {rule['name']}: {rule['level']}{latched}", style))
+    if len(rules) > room:
+        parts.append(Text(f"and {len(rules) - room + 1} more active rules"))
+    for part in parts:
+        if isinstance(part, Text):
+            part.no_wrap, part.overflow = True, "ellipsis"
+    return parts
 
 
 def _head(status: Mapping[str, Any]) -> Text:
@@ -22,54 +54,111 @@ def _head(status: Mapping[str, Any]) -> Text:
         f"sequence {status['seq']}  stored {status['taken']}"
     )
     if status["startup"]:
-        text.append("  START-UP TRIP", style="bold red")
+        text.append("  START-UP TRIP", style=BAD)
+        waiting = [str(tag) for tag in status.get("waiting_for") or ()]
+        if waiting:
+            text.append(f": outputs are safe until these are good: {_some(waiting)}")
     return text
 
 
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - WAITING_SHOWN_MAX
+    shown = ", ".join(names[:WAITING_SHOWN_MAX])
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _up(device: Mapping[str, Any]) -> Text:
+    return Text("up", style="green") if device["connected"] else Text("down", style=BAD)
+
+
 def devices_view(status: Mapping[str, Any]) -> RenderableType:
-    """A row a device."""
+    """A row a device, and below them the last errors: the rows fit 80 columns."""
     right = ("POINTS", "POLLS", "ERRORS", "SKIPPED", "WRITES", "POLL ms")
-    shown = table("DEVICE", "PROTOCOL", "STATE", *right, "LAST ERROR", right=right)
+    shown = table("DEVICE", "PROTOCOL", "STATE", *right, right=right)
+    errors = []
     for name, device in status["devices"].items():
-        up = Text("up", style="green") if device["connected"] else Text("down", style="bold red")
         shown.add_row(
             name,
             device["protocol"],
-            up,
+            _up(device),
             *(f"{device[key]}" for key in ("points", "polls", "errors", "skipped", "writes")),
             f"{device['poll_ms']:.1f}",
-            Text(device["last_error"][:60]),
         )
-    return shown
+        if device["last_error"]:
+            errors.append(Text(f"{name}: {device['last_error']}"))
+    return Group(shown, *errors)
+
+
+def _scan_figures(status: Mapping[str, Any]) -> str:
+    scan = status["scan"]
+    return (
+        f"every {scan['period_ms']:g} ms, {scan['count']} done, {scan['overruns']} skipped, "
+        f"late by {scan['lateness_p99_ms']:.1f} ms (99 %)"
+    )
 
 
 def _scan(status: Mapping[str, Any]) -> RenderableType:
-    scan, link = status["scan"], status["link"]
+    link = status["link"]
     shown = table("", "")
-    shown.add_row(
-        "scan",
-        f"every {scan['period_ms']:g} ms, {scan['count']} done, {scan['overruns']} skipped, "
-        f"late by {scan['lateness_p99_ms']:.1f} ms (99 %)",
-    )
+    shown.add_row("scan", _scan_figures(status))
     if link is None:
-        shown.add_row("link", Text("not connected; the journal keeps records", style="bold red"))
+        shown.add_row("link", Text("not connected; the journal keeps records", style=BAD))
         return shown
-    broker = "connected" if link.get("connected") else "not connected"
-    shown.add_row("broker", Text(broker, style="" if link.get("connected") else "bold yellow"))
-    epoch, acknowledged = link.get("acknowledged") or (0, 0)
-    shown.add_row("acknowledged", f"{acknowledged if epoch == status['epoch'] else 0}")
+    shown.add_row("broker", broker_text(link))
+    shown.add_row("acknowledged", f"{_acknowledged(status)}")
     shown.add_row("backlog", f"{number(float(link.get('backlog', 0)))} records")
     if not link.get("store_ok", True):
-        shown.add_row("store", Text(str(link.get("reason", "")), style="bold red"))
+        shown.add_row("store", Text(str(link.get("reason", "")), style=BAD))
+    shown.add_row("OPC UA", _opcua(link))
     return shown
 
 
-def _rules(status: Mapping[str, Any]) -> RenderableType:
+def broker_text(link: Mapping[str, Any]) -> Text:
+    """Connected or not, with the address, and why not."""
+    url = str(link.get("url", ""))
+    if link.get("connected"):
+        return Text(f"connected, {url}" if url else "connected")
+    why = str(link.get("last_error", ""))
+    told = ": ".join(filter(None, (url, why.removeprefix(f"{url}: "))))
+    return Text(f"not connected, {told}" if told else "not connected", style="bold yellow")
+
+
+def _acknowledged(status: Mapping[str, Any]) -> int:
+    epoch, acknowledged = (status["link"] or {}).get("acknowledged") or (0, 0)
+    return int(acknowledged) if epoch == status["epoch"] else 0
+
+
+def _opcua(link: Mapping[str, Any]) -> Text:
+    """The address in use; else why there is none: the link has one reason for all its parts."""
+    if link.get("opcua"):
+        return Text(str(link["opcua"]))
+    reason = str(link.get("reason", ""))
+    elsewhere = not link.get("store_ok", True) or reason == link.get("last_error", "")
+    if elsewhere or not reason:
+        return Text("not listening")
+    return Text(f"not listening: {reason}", style="bold yellow")
+
+
+def _small_link(status: Mapping[str, Any]) -> Text:
+    link = status["link"]
+    if link is None:
+        return Text("link not connected; the journal keeps records", style=BAD)
+    backlog = number(float(link.get("backlog", 0)))
+    text = Text(f"backlog {backlog}  acknowledged {_acknowledged(status)}  broker ")
+    text.append_text(broker_text(link))
+    if not link.get("store_ok", True):
+        text = Text(f"store: {link.get('reason', '')}  backlog {backlog}", style=BAD)
+    return text
+
+
+def _rules(status: Mapping[str, Any]) -> list[RenderableType]:
     if not status["rules"]:
-        return Text("no rule is active")
+        return [Text("no rule is active")]
     shown = table("RULE", "KIND", "LEVEL", "LATCHED")
     for rule in status["rules"]:
-        style = "bold red" if rule["kind"] == "trip" else ""
+        style = BAD if rule["kind"] == "trip" else ""
         latched = "latched" if rule["latched"] else ""
         shown.add_row(Text(rule["name"], style=style), rule["kind"], rule["level"], latched)
-    return shown
+    if not any(rule["latched"] for rule in status["rules"]):
+        return [shown]
+    return [shown, Text(LATCHED_LEGEND, style="dim")]

@@ -10,16 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from cloud.historian import AuditReport, EpochAudit
 from config.load import require_site
+from drivers.scpi_text import host_and_port
 from gateway.cli.check import all_findings
 from gateway.cli.demo import check_times, state_folder
-from gateway.cli.demo_report import Outage, Report, trips_of
+from gateway.cli.demo_report import Outage, Report, report_view, trips_of, verdict_of
+from gateway.cli.demo_run import Demo, Options
 from gateway.cli.demo_site import copy_site, free_ports
-from gateway.cli.demo_view import progress_line
+from gateway.cli.demo_view import DemoView, progress_line
+from gateway.cli.operation import start_electrolysis
 from gateway.cli.output import CommandFailed
 from gateway.core.records import Gap
+from tests.cli.test_operate import STATUS
 
 LAB = Path("config/sites/soec-lab")
 Gatepost = Callable[..., Any]
@@ -49,6 +54,31 @@ def test_the_copy_differs_from_the_site_in_addresses_only(tmp_path: Path) -> Non
     assert len(set(used)) == len(used) == 7
 
 
+def test_an_instrument_with_a_visa_address_is_moved_too(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(LAB, source)
+    psu = json.loads((source / "PSU.json").read_text())
+    del psu["EquipmentTags"]["Connection"], psu["EquipmentTags"]["PortNum"]
+    psu["EquipmentTags"]["VISA_address"] = "TCPIP::192.0.2.7::5025::SOCKET"
+    (source / "PSU.json").write_text("\ufeff" + json.dumps(psu), encoding="utf-8")
+    assert all_findings(source) == []
+    copied = copy_site(source, tmp_path / "site")
+    assert all_findings(copied.folder) == []
+    tags = require_site(copied.folder).instruments["PSU"].tags
+    assert host_and_port(tags) == ("127.0.0.1", copied.instruments["PSU"])
+
+
+def test_the_name_in_topics_is_the_one_that_the_gateway_takes(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(LAB, source)
+    (source / "link.json").unlink()
+    root = json.loads((source / "soec-lab-Config.json").read_text())
+    root["SystemTags"]["SystemName"] = "SOEC Lab #2"
+    (source / "soec-lab-Config.json").write_text(json.dumps(root))
+    copied = copy_site(source, tmp_path / "site")
+    assert copied.name == require_site(copied.folder).name == "soec-lab-2"
+
+
 def test_a_site_without_link_json_gets_one_with_its_own_name(tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(LAB, source)
@@ -66,6 +96,10 @@ def test_a_site_without_link_json_gets_one_with_its_own_name(tmp_path: Path) -> 
         ("PSU.json", "[]", "gatepost check shows what is wrong"),
         ("PSU.json", None, "gatepost check shows what is wrong"),
         ("soec-lab-Config.json", None, "no site folder"),
+        ("link.json", "[]", "gatepost check shows what is wrong"),
+        ("link.json", '{"Broker": null}', "gatepost check shows what is wrong"),
+        ("link.json", '{"OpcUa": {"Endpoint": "http://[x/"}}', "gatepost check shows"),
+        ("PSU.json", "[" * 100_000, "PSU.json"),
     ],
 )
 def test_a_broken_site_is_refused_before_anything_starts(
@@ -202,6 +236,80 @@ def test_declared_gaps_are_listed() -> None:
     report = Report("lab")
     report.take_audit(audited(40, gaps=(Gap(3, 4, "quota"),)), {5: 40})
     assert report.gaps == [{"epoch": 5, "first": 3, "last": 4, "reason": "quota"}]
+
+
+@pytest.mark.parametrize(
+    ("gaps", "words"),
+    [
+        ([], "nothing missing, nothing twice"),
+        ([(5, 3, 3)], "1 number declared lost"),
+        ([(5, 3, 4), (6, 1, 7)], "9 numbers declared lost"),
+        ([(5, 40, 0)], "the tail of epoch 5 declared lost"),
+        ([(5, 3, 4), (5, 40, 0)], "2 numbers declared lost, the tail of epoch 5 declared lost"),
+    ],
+)
+def test_the_last_line_counts_what_was_declared_lost(
+    gaps: list[tuple[int, int, int]], words: str
+) -> None:
+    named = [{"epoch": e, "first": f, "last": last, "reason": "x"} for e, f, last in gaps]
+    text = verdict_of(named).plain
+    assert text.endswith(words)
+    assert ("declared" in text) is bool(gaps)
+
+
+def test_the_report_for_people_names_the_epoch_of_a_gap() -> None:
+    report = Report("lab", records=9, stored=4, acknowledged=3)
+    report.gaps = [{"epoch": 5, "first": 40, "last": 0, "reason": "killed"}]
+    screen = Console(width=100)
+    with screen.capture() as captured:
+        screen.print(report_view(report, []))
+    text = captured.get()
+    assert "epoch 5, from 40 on: killed" in text
+    assert "up to 4 stored, 3 acknowledged" in text
+
+
+def test_a_new_epoch_is_said_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    demo = Demo(copy_site(LAB, tmp_path / "site"), tmp_path / "run", Options())
+    demo._note_status(STATUS)
+    demo._note_status({**STATUS, "seq": 41})
+    assert "anew" not in capsys.readouterr().err
+    demo._note_status({**STATUS, "epoch": 8, "seq": 1})
+    assert "safe values, the setpoints given before are ended" in capsys.readouterr().err
+
+
+def test_the_live_table_of_the_laboratory_fits_a_small_terminal_with_its_messages() -> None:
+    view = DemoView()
+    view._console = Console(width=80, height=24)
+    devices = dict.fromkeys("ABCDEF", STATUS["devices"]["Stack"])
+    rules = [{"name": f"S{n}", "kind": "state", "level": "x", "latched": False} for n in range(20)]
+    view.addresses(*("x" * 60 for _ in range(3)), "try: " + "y" * 100)
+    for note in ("one", "two", "three"):
+        view.note(note)
+    view.update({**STATUS, "devices": devices, "rules": rules}, 3.0, None)
+    with view._console.capture() as captured:
+        view._console.print(view._draw())
+    lines = captured.get().splitlines()
+    assert len(lines) <= 24
+    assert "three" in [line.strip() for line in lines]
+    assert "and 1" in lines[-2] or "more active rules" in lines[-1]
+
+
+class NoOutputs:
+    """An operator at a site that has only one of the laboratory's outputs."""
+
+    async def reset_trips(self, seconds: float) -> None: ...
+
+    async def tags(self) -> set[str]:
+        return {"VFD_1.RUN_STOP", "Pump.Run"}
+
+    async def set_all(self, wanted: list[tuple[str, float]]) -> None:
+        assert all(tag == "VFD_1.RUN_STOP" for tag, _ in wanted)
+
+
+async def test_what_another_site_lacks_of_the_laboratory_is_known() -> None:
+    lacking = await start_electrolysis(NoOutputs())  # type: ignore[arg-type]
+    assert "PSU.Output_State" in lacking
+    assert "VFD_1.RUN_STOP" not in lacking
 
 
 def test_the_figures_are_json() -> None:

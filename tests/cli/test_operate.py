@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from config.load import require_site
 from config.status import BAD_TIMEOUT
 from gateway import local
 from gateway.cli.operate import parse_value
@@ -70,6 +76,7 @@ class ScriptedField:
         self.commands: list[Mapping[str, Any]] = []
         self.steps: list[dict[str, Any]] = []
         self.close_early = False
+        self.status = STATUS
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while (message := await local.receive(reader)) is not None:
@@ -81,7 +88,7 @@ class ScriptedField:
 
     def answers(self, message: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if message["type"] == "status":
-            yield {"type": "status", "status": STATUS}
+            yield {"type": "status", "status": self.status}
         elif message["type"] == "read":
             tags = message["tags"] or list(POINTS)
             unknown = [tag for tag in tags if tag not in POINTS]
@@ -279,6 +286,137 @@ def test_without_a_state_option_the_sites_own_folder_is_used(
 ) -> None:
     monkeypatch.setenv("GATEPOST_STATE", str(tmp_path))
     assert str(tmp_path) in gatepost("status", LAB).err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("status",), ("read", "Stack.Heater"), ("write", "Stack.Heater", "1"), ("status", "--json")],
+)
+def test_the_gateway_of_another_site_is_refused_by_both_names(
+    gatepost: Gatepost, field: ScriptedField, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    field.status = {**STATUS, "site": "pump-house"}
+    done = gatepost(words[0], LAB, *words[1:], "--state", tmp_path)
+    assert (done.status, done.out) == (2, "")
+    for word in ("pump-house", "soec-lab", "--state", "GATEPOST_STATE"):
+        assert word in done.err
+    assert field.commands == []
+
+
+def test_a_site_folder_that_does_not_load_is_no_reason_not_to_ask_its_gateway(
+    gatepost: Gatepost, field: ScriptedField, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "x-Config.json").write_text("{")
+    assert gatepost("status", broken, "--state", tmp_path).status == 0
+
+
+def test_without_a_gateway_the_message_names_the_way_to_another_state_folder(
+    gatepost: Gatepost, tmp_path: Path
+) -> None:
+    lock = StatePaths(tmp_path).lock
+    for content in (None, "", "[]", '{"supervisor": "x"}', '{"supervisor": 4194999}'):
+        if content is not None:
+            lock.write_text(content)
+        err = gatepost("status", LAB, "--state", tmp_path).err
+        assert "no gateway is running here" in err
+        assert "--state or GATEPOST_STATE" in err
+
+
+def test_while_a_supervisor_lives_its_field_process_is_being_restarted(
+    gatepost: Gatepost, tmp_path: Path
+) -> None:
+    lock = StatePaths(tmp_path).lock
+    lock.write_text(json.dumps({"supervisor": os.getpid()}))
+    with lock.open("rb") as file:
+        # A process of that number that doesn't hold the lock is another one.
+        assert "no gateway is running here" in gatepost("status", LAB, "--state", tmp_path).err
+        fcntl.flock(file, fcntl.LOCK_EX)
+        done = gatepost("status", LAB, "--state", tmp_path)
+    assert done.status == 2
+    assert f"(pid {os.getpid()}) is starting or being restarted" in done.err
+
+
+def test_receipts_name_states_and_the_reason_of_a_verified_reset(
+    gatepost: Gatepost, field: ScriptedField, tmp_path: Path
+) -> None:
+    field.steps = [{"step": "accepted"}, {"step": "verified", "reason": "released: Control/Hot"}]
+    done = gatepost("write", LAB, "Stack.Heater", "1", "--state", tmp_path)
+    assert done.out.splitlines() == [
+        "accepted: Stack.Heater = On (1)",
+        "verified: Stack.Heater = On (1): released: Control/Hot",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tag", "same", "words"),
+    [
+        ("Stack.Heater_Enable", True, "falls back to Off (0)"),
+        ("Stack.Furnace_Setpoint", True, "falls back to 25 degC"),
+        ("Stack.Furnace_Setpoint", False, "as the running gateway has them"),
+        ("Stack.Unknown_Here", True, "as the running gateway has them"),
+    ],
+)
+def test_release_says_what_the_output_falls_back_to(
+    gatepost: Gatepost,
+    field: ScriptedField,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tag: str,
+    same: bool,
+    words: str,
+) -> None:
+    monkeypatch.setitem(POINTS, tag, POINTS["Stack.Temperature"])
+    field.status = {**STATUS, "config_hash": require_site(LAB).hash if same else "0"}
+    field.steps = [{"step": "accepted"}]
+    done = gatepost("write", LAB, tag, "--release", "--state", tmp_path)
+    assert done.out.splitlines()[0] == f"accepted: {tag}"
+    assert words in done.out.splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    ("link", "hint"),
+    [
+        ({"connected": True, "backlog": 2, "backlog_oldest_utc_ns": 1}, True),
+        ({"connected": False, "backlog": 2, "backlog_oldest_utc_ns": 1}, False),
+        ({"connected": True, "backlog": 0, "backlog_oldest_utc_ns": 0}, False),
+        ({"connected": True, "backlog": 2, "backlog_oldest_utc_ns": 2**62}, False),
+    ],
+)
+def test_a_backlog_that_nobody_acknowledges_is_said(
+    gatepost: Gatepost,
+    field: ScriptedField,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    link: dict[str, Any],
+    hint: bool,
+) -> None:
+    monkeypatch.setattr("gateway.cli.operate.STALLED_S", 0.01)
+    field.status = {**STATUS, "link": {**link, "acknowledged": (7, 30)}}
+    done = gatepost("status", LAB, "--state", tmp_path)
+    assert done.status == 0
+    assert ("does ingest run" in done.out) is hint
+
+
+def test_the_version_is_that_of_the_package(gatepost: Gatepost) -> None:
+    done = gatepost("--version")
+    assert (done.status, done.out) == (0, f"gatepost {metadata.version('gatepost')}\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+@pytest.mark.parametrize("words", [("--version",), ("check", "tests/cases/inl", "--json")])
+def test_an_output_that_takes_nothing_ends_in_one_line(words: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "gateway.cli.app", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr == "gatepost: output: No space left on device\n"
 
 
 @pytest.mark.parametrize("command", ["status", "read", "run", "check"])

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from cloud.historian_sqlite import SqliteHistorian
 from config.status import BAD_TIMEOUT
@@ -20,6 +21,9 @@ from sync.wire import Frame
 
 Gatepost = Callable[..., Any]
 NOON_NS = 1_767_225_600_000_000_000 + 12 * 3_600_000_000_000  # 2026-01-01T12:00:00Z
+
+
+RECEIPT = {"command": "0123abcd" * 4, "tag": "PSU.I", "step": "verified"}
 
 
 @pytest.fixture
@@ -36,7 +40,12 @@ def file(tmp_path: Path) -> Path:
     rows["utc_ns"] = NOON_NS + np.arange(4) * 1_000_000_000
     events = (
         Event(5, NOON_NS, "trip", {"name": "Control/Hot", "active": True}),
-        Event(6, NOON_NS + 5_000_000_000, "receipt", {"tag": "PSU.I", "step": "verified"}),
+        Event(
+            6,
+            NOON_NS + 5_000_000_000,
+            "receipt",
+            {"command": "0123abcd" * 4, "tag": "PSU.I", "step": "verified"},
+        ),
     )
     historian = SqliteHistorian(path)
     historian.store_birth("lab", birth)
@@ -90,6 +99,30 @@ def test_events_come_with_kind_and_body(gatepost: Gatepost, file: Path) -> None:
     assert "Control/Hot" not in later
 
 
+def test_an_event_is_one_line_with_a_short_identifier(
+    gatepost: Gatepost, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = gatepost("query", file, "--events").out
+    assert len(out.splitlines()) == 3
+    assert "step=verified, tag=PSU.I, command=0123abcd" in out
+    assert "0123abcd0" not in out
+    assert "0123abcd0" in gatepost("query", file, "--events", "--csv").out
+    assert "GATEWAY" not in out
+    assert "EPOCH" not in out
+    monkeypatch.setattr("gateway.cli.query.console", lambda: Console(width=60, markup=False))
+    assert len(gatepost("query", file, "--events").out.splitlines()) == 3
+
+
+def test_several_gateways_are_told_apart(gatepost: Gatepost, file: Path) -> None:
+    historian = SqliteHistorian(file)
+    event = Event(1, NOON_NS, "trip", {"name": "Control/Far"})
+    historian.commit_frame("far", Frame(Batch(9, 1, 1, "", np.zeros(0, RECORD), (event,)), 1))
+    historian.close()
+    head = gatepost("query", file, "--events").out.splitlines()[0].split()
+    assert head == ["TIME", "GATEWAY", "SEQ", "KIND", "BODY"]
+    assert "GATEWAY" not in gatepost("query", file).out
+
+
 def test_the_table_shows_every_column_uncut(gatepost: Gatepost, file: Path) -> None:
     out = gatepost("query", file).out
     assert "2026-01-01T12:00:02.000000Z" in out
@@ -102,6 +135,9 @@ def test_the_table_shows_every_column_uncut(gatepost: Gatepost, file: Path) -> N
     [
         (("--since", "yesterday"), "--since yesterday: no ISO 8601 time"),
         (("--until", "2026-13-01"), "--until 2026-13-01: no ISO 8601 time"),
+        (("--until", "2300-01-01"), "--until 2300-01-01: a year from 1678 to 2261"),
+        (("--since", "1500-01-01"), "--since 1500-01-01: a year from 1678 to 2261"),
+        (("--since", "2026-01-01T12:00:00+99:99"), "no ISO 8601 time"),
         (("--json", "--csv"), "either --json or --csv"),
         (("--events", "--tag", "Stack.T"), "--tag selects values"),
         (("--limit", "0"), "--limit"),

@@ -3,19 +3,47 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from config.load import require_site
+from gateway import supervisor
 from gateway.cli.demo_site import copy_site
 from gateway.core.paths import StatePaths
 from gateway.local import LocalClient, LocalError
 
 END_S = 40.0
+
+
+@pytest.mark.parametrize("bad", [True, False])
+def test_the_whole_check_comes_before_anything_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gatepost: Callable[..., Any], bad: bool
+) -> None:
+    """A faulty rule is found by no loader: only compiling shows it."""
+    started: list[Path] = []
+    monkeypatch.setattr(supervisor, "main", lambda site, state: started.append(site) or 0)
+    site = copy_site(Path("config/sites/soec-lab"), tmp_path / "site").folder
+    controls = next(site.glob("*ControlStates.json"))
+    content = json.loads(controls.read_text())
+    rule = {"When": "Stack.Nothing > 1", "Method": "HeatOff"}
+    if bad:
+        content["Automatic_Controls"]["Control/New"] = rule
+    content["Control_Methods"]["Unused"] = []
+    controls.write_text(json.dumps(content))
+    done = gatepost("run", site, "--state", tmp_path / "state")
+    assert "[method-unused]" in done.err, "warnings are shown too"
+    assert ("[reference-undefined]" in done.err) is bad
+    assert (done.status, done.out) == (2 if bad else 0, "")
+    assert started == ([] if bad else [site])
+    assert ("1 error, 1 warning; nothing was started" in done.err) is bad
+    assert not (tmp_path / "state").exists()
 
 
 async def start(*words: str, state: Path) -> asyncio.subprocess.Process:

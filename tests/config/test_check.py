@@ -25,7 +25,8 @@ SECOND = {
 }
 
 # Mistakes that can't be made without the second one.
-PAIRED = {("fallback-missing", "safe-value-missing"), ("period-limit", "scan-class-fast")}
+PAIRED = {("fallback-missing", "safe-value-missing"), ("period-limit", "scan-class-fast"),
+          ("broker-user-missing", "password-file-missing")}  # fmt: skip
 
 # rule, severity, key of the finding, changes (file, key, value)
 CASES: list[tuple[str, str, str, list[tuple[str, str, Any]]]] = [
@@ -75,6 +76,12 @@ CASES: list[tuple[str, str, str, list[tuple[str, str, Any]]]] = [
     ("broker-url", "error", "Broker.URL", [("link.json", "Broker.URL", "")]),
     ("broker-user-missing", "error", "Broker.PasswordFile",
      [("link.json", "Broker.PasswordFile", "/etc/gatepost/password")]),
+    ("password-file-missing", "warning", "Broker.PasswordFile",
+     [("link.json", "Broker.URL", "mqtt://edge@broker"),
+      ("link.json", "Broker.PasswordFile", "/nowhere/gatepost/password")]),
+    ("password-file-missing", "warning", "Broker.PasswordFile",
+     [("link.json", "Broker.URL", "mqtt://edge@broker"),
+      ("link.json", "Broker.PasswordFile", "/etc")]),
     ("opcua-endpoint", "error", "OpcUa.Endpoint",
      [("link.json", "OpcUa.Endpoint", "http://0.0.0.0:4840")]),
     ("opcua-endpoint", "error", "OpcUa.Endpoint", [("link.json", "OpcUa.Endpoint", "opc.tcp://")]),
@@ -125,9 +132,18 @@ def test_a_password_file_elsewhere_is_right(tmp_path: Path) -> None:
     files = mini_files()
     change(files, "link.json", "Broker.URL", "mqtt://edge@broker")
     change(files, "link.json", "Broker.PasswordFile", str(tmp_path / "password"))
+    (tmp_path / "password").write_text("secret")
     site, _ = load_site(write_site(tmp_path / "site", files))
     assert site is not None
     assert check_site(site) == []
+
+
+def test_an_address_with_tls_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    files = mini_files()
+    change(files, "link.json", "Broker.URL", "mqtts://broker:8883")
+    site, _ = load_site(write_site(tmp_path, files))
+    assert site is not None
+    assert "TLS is not spoken yet" in check_site(site)[0].message
 
 
 def test_the_password_of_a_wrong_url_is_not_printed(tmp_path: Path) -> None:

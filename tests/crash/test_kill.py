@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -86,6 +88,17 @@ async def test_a_killed_field_starts_safe_and_its_lost_records_are_a_declared_ga
     assert gap.last == 0  # nobody knows how many records the dead process still had
     assert "field process ended" in gap.reason
     assert second["epoch"] > first["epoch"]
+
+
+async def test_a_field_that_hangs_is_noticed_killed_and_started_again(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.supervisor.HANG_S", 2.0)
+    await asyncio.sleep(2.5)  # the patience in force is drawn at each sign of life
+    first = await town.until(lambda s: True)
+    os.kill(town.supervisor.status()["field"]["pid"], signal.SIGSTOP)
+    await eventually(lambda: town.supervisor.status()["field"]["restarts"] == 1, 30)
+    await town.until(lambda s: s["epoch"] != first["epoch"] and not s["startup"])
 
 
 async def test_an_orderly_stop_hands_everything_over(town: Town) -> None:

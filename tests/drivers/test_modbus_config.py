@@ -98,6 +98,41 @@ def test_an_address_may_be_a_number_or_its_text(point: int | str) -> None:
     assert block.request.first == 8192
 
 
+def test_an_address_that_is_no_number_is_quoted() -> None:
+    (finding,) = check(modbus({"X": {"Type": "HRegister", "IOPoint": "40x11"}}))
+    assert finding.message.startswith('"40x11" is no register')
+
+
+@pytest.mark.parametrize(
+    ("kind", "point", "meant"),
+    [
+        ("HRegister", 40001, 0),
+        ("HRegister", "40011", 10),
+        ("HRegister", 49999, 9998),
+        ("HRegister", 40000, None),
+        ("HRegister", 50000, None),
+        ("HRegister", 30001, None),
+        ("IRegister", 30011, 10),
+        ("IRegister", 40001, None),
+        ("Coil", 40001, None),
+    ],
+)
+def test_an_address_as_manuals_write_it_is_a_warning_and_plans(
+    kind: str, point: int | str, meant: int | None
+) -> None:
+    keys = {"Type": kind, "IOPoint": point} | ({} if kind == "Coil" else {"DataType": "int16"})
+    device = modbus({"X": keys})
+    found = check(device)
+    assert len(plan(device)) == 1
+    if meant is None:
+        assert found == []
+    else:
+        (finding,) = found
+        assert (finding.key, finding.rule) == ("Channels.X.IOPoint", "address-notation")
+        assert finding.severity == "warning"
+        assert f"write {meant};" in finding.message
+
+
 def test_channels_on_one_register_are_one_finding_that_names_them_all() -> None:
     device = modbus(
         {

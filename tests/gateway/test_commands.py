@@ -111,12 +111,16 @@ def test_a_second_command_with_the_same_id_is_answered_and_not_executed() -> Non
 
 def test_a_change_faster_than_the_points_rate_is_refused() -> None:
     bench = Bench(output(rate_max_per_s=5.0))
-    assert bench.send(10.0)
-    bench.now_ns += SECOND_NS
-    assert not bench.send(16.0)
-    assert bench.send(14.9)
-    bench.now_ns += 10 * SECOND_NS
-    assert bench.send(60.0)
+    bench.cycle(10 * SECOND_NS)
+    assert not bench.send(50.0)  # the first command counts from what the output is at
+    assert "from 0, -5 to 5 is allowed now" in bench.last_reason()
+    assert bench.send(4.0)
+    bench.cycle(SECOND_NS // 2)
+    assert not bench.send(8.0)  # half a second later: 2.5 more
+    assert bench.send(6.5)
+    bench.cycle(3600 * SECOND_NS)
+    assert not bench.send(12.0)  # an hour's wait does not allow a leap
+    assert bench.send(0.0)  # the way to the safe value is always free
 
 
 def test_rank_is_trip_then_interlock_then_operator_then_remote_then_schedule() -> None:
@@ -268,7 +272,15 @@ def test_only_a_local_operator_writes_the_gateways_own_points() -> None:
     bench = Bench(point(1, "Gateway.Reset", source="gateway", writable=True, kind="discrete"))
     assert not bench.send(1.0, "Gateway.Reset", origin="remote", lease_ns=SECOND_NS)
     assert bench.send(1.0, "Gateway.Reset")
-    assert [(p.tag, v) for p, v in bench.commands.gateway_writes] == [("Gateway.Reset", 1.0)]
+    assert [(p.tag, c.value) for c, p in bench.commands.gateway_writes] == [("Gateway.Reset", 1.0)]
+
+
+def test_an_emergency_stop_that_no_rule_reads_is_refused_instead_of_promised() -> None:
+    stop = point(1, "Gateway.E_Stop", source="gateway", writable=True, kind="discrete")
+    receipts: list[Mapping[str, Any]] = []
+    commands = Commands((stop,), receipts.append, inert={"Gateway.E_Stop"})
+    assert not commands.submit(Command("x", "Gateway.E_Stop", 1.0), 0, 0)
+    assert "no rule of this site reads this point" in receipts[0]["reason"]
 
 
 def test_a_trip_does_not_wait_for_a_write_of_something_else_that_is_under_way() -> None:

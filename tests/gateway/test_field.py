@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import pytest
 
 from config import status
 from config.findings import SiteError
-from gateway import retain
+from gateway import field, retain
 from gateway.core.paths import StatePaths
 from gateway.field import prepare
+from gateway.local import LocalClient
 from tests.gateway.running import Running
 from tests.gateway.sites import Rig, eventually
 
@@ -80,8 +82,24 @@ async def test_a_reset_while_the_cause_stands_changes_nothing(rig: Rig, running:
     rig.temperature(950.0)
     await eventually(lambda: running.value("Controls.OverTemp") == 1)
     running.send("Gateway.Reset", 1)
-    await asyncio.sleep(0.2)
+    await eventually(lambda: bool(running.events("receipt", tag="Gateway.Reset", step="failed")))
     assert running.value("Controls.OverTemp") == 1
+    told = running.events("receipt", tag="Gateway.Reset", step="failed")[0]
+    assert told["reason"] == "still active: Control/OverTemp"
+
+
+async def test_a_tool_hears_what_a_reset_released(rig: Rig, running: Running) -> None:
+    rig.temperature(950.0)
+    await eventually(lambda: running.value("Controls.OverTemp") == 1)
+    rig.temperature(20.0)
+    await eventually(lambda: running.value("Rig.Temperature") == 20.0)
+    client = LocalClient(StatePaths(rig.state).field_socket)
+    await client.connect()
+    reset = {"id": "reset-1", "tag": "Gateway.Reset", "value": 1.0}
+    receipts = [receipt async for receipt in client.command(reset)]
+    assert [receipt["step"] for receipt in receipts] == ["accepted", "verified"]
+    assert receipts[-1]["reason"] == "released: Control/OverTemp"
+    await client.close()
 
 
 async def test_the_emergency_stop_of_the_gateway_trips(rig: Rig, running: Running) -> None:
@@ -166,3 +184,91 @@ async def test_the_status_is_plain_data(running: Running) -> None:
     shown = running.field.status()
     assert shown["devices"]["Rig"]["protocol"] == "ModbusTcpGeneric"
     assert shown["scan"]["count"] > 0
+
+
+async def test_a_disk_that_hangs_stops_neither_scan_nor_trip(
+    rig: Rig, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released, save = threading.Event(), retain.save
+
+    def hangs(path: Path, kept: retain.Retained) -> None:
+        released.wait(30)
+        save(path, kept)
+
+    monkeypatch.setattr(retain, "save", hangs)
+    running.send("Gateway.E_Stop", 1)
+    await eventually(lambda: bool(running.events("alarm", name="Alarms/E_Stop")))
+    count = running.field.scan.statistics.count
+    try:
+        await eventually(lambda: running.field.scan.statistics.count > count + 10, 5)
+    finally:
+        released.set()
+
+
+async def test_a_latch_that_could_not_be_kept_is_kept_later_and_said_once(
+    rig: Rig, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(field, "RETAIN_RETRY_S", 0.02)
+    save, tries = retain.save, 0
+
+    def refuses(path: Path, kept: retain.Retained) -> None:
+        nonlocal tries
+        tries += 1
+        if tries < 4:
+            raise retain.RetainError("no space")
+        save(path, kept)
+
+    monkeypatch.setattr(retain, "save", refuses)
+    rig.temperature(950.0)
+    await eventually(lambda: bool(retain.load(StatePaths(rig.state).retain).latched))
+    assert len(running.events("gateway", what="retain file not written")) == 1
+
+
+async def test_the_farewell_is_what_the_retain_file_holds_in_the_end(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, saving = retain.save, threading.Event()
+
+    def slow(path: Path, kept: retain.Retained) -> None:
+        if kept.last == 0 and kept.latched:
+            saving.set()
+            threading.Event().wait(0.5)
+        save(path, kept)
+
+    running = Running(rig)
+    await running.ready()
+    monkeypatch.setattr(retain, "save", slow)
+    rig.temperature(950.0)
+    await eventually(saving.is_set)
+    await running.end()
+    await asyncio.sleep(0.6)  # were the slow one still under way, it would end now
+    assert retain.load(StatePaths(rig.state).retain).last == running.field.journal.last
+
+
+async def test_a_damaged_retain_file_that_cannot_be_moved_away_keeps_nobody_from_control(
+    rig: Rig,
+) -> None:
+    paths = StatePaths(rig.state)
+    paths.make()
+    paths.retain.write_text("{ torn")
+    (paths.retain.with_suffix(".damaged") / "full").mkdir(parents=True)
+    running = Running(rig)
+    await running.ready()
+    assert not running.send("Rig.Valve", 1)
+    assert running.events("gateway", what="retain file damaged")
+    await running.end()
+
+
+async def test_a_stop_that_cannot_make_an_output_safe_says_which(rig: Rig) -> None:
+    running = Running(rig)
+    await running.ready()
+    running.send("Rig.Valve", 1)
+    await eventually(lambda: rig.valve)
+    rig.server.faults.silent = True
+    await running.end()
+    (stopped,) = running.events("gateway", what="stopped")
+    assert "Rig.Valve" in stopped["not_safe"]
+
+
+async def test_the_backlog_is_uncertain_while_no_link_tells_it(running: Running) -> None:
+    await eventually(lambda: running.status("Gateway.Backlog") == status.UNCERTAIN_LAST_USABLE)

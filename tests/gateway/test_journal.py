@@ -8,7 +8,7 @@ from config import status
 from config.points import PointDef
 from gateway.core.records import Batch
 from gateway.core.table import PointTable
-from gateway.journal import Journal
+from gateway.journal import RING_EVENTS_MAX, Journal
 from tests.gateway.points import land, point
 
 SECOND_NS = 1_000_000_000
@@ -147,3 +147,32 @@ def test_listeners_hear_every_event_until_they_leave() -> None:
     journal.unlisten(listener)
     journal.event("gateway", {}, 1)
     assert len(heard) == 1
+
+
+def test_rows_between_a_lost_event_and_the_oldest_kept_one_are_still_delivered() -> None:
+    table, journal = make(point())
+    for step in range(1, 11):
+        land(table, 1, float(step), step)
+        journal.report(table, step)
+    rows = journal.last
+    for _ in range(RING_EVENTS_MAX):
+        journal.event("gateway", {"what": "x"}, 1)
+    batch = journal.after(0, records_max=100_000)
+    assert batch is not None
+    assert not batch.gaps  # the ring of events is full, and nothing fell out
+    assert len(batch.records) == rows
+    journal.event("gateway", {"what": "y"}, 1)
+    assert journal.first_kept() == rows + 2
+
+
+def test_resuming_at_the_oldest_kept_record_declares_nothing_and_one_before_it_one_number() -> None:
+    table, journal = make(point(), ring_records_max=100)
+    for step in range(1, 500):
+        land(table, 1, float(step), step)
+        journal.report(table, step)
+    oldest = journal.first_kept()
+    assert oldest == journal.last - 99
+    exact, late = journal.after(oldest - 1), journal.after(oldest - 2)
+    assert exact is not None and late is not None
+    assert (exact.first, len(exact.records), exact.gaps) == (oldest, 100, ())
+    assert [(gap.first, gap.last) for gap in late.gaps] == [(oldest - 1, oldest - 1)]

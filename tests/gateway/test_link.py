@@ -111,7 +111,7 @@ async def test_a_link_that_crashes_resumes_without_a_hole_or_a_double(rig: Rig) 
         await asyncio.sleep(0.1)
     link = LinkRunning(rig)
     await link.start()
-    await running.end()
+    await running.end()  # waits for the link that is on its way back
     assert await link.numbers(running.field.epoch) == list(range(1, running.field.journal.last + 1))
     assert not [gap for batch in await link.batches() for gap in batch.gaps]
     await link.end()
@@ -198,6 +198,26 @@ async def test_opc_ua_shows_live_values_and_turns_bad_when_the_field_dies(rig: R
     await link.end()
 
 
+async def test_a_field_that_hangs_is_as_good_as_gone(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.link.FIELD_SILENT_S", 0.5)
+    monkeypatch.setattr("gateway.local_server.STATUS_PERIOD_S", 0.1)
+    running, link = Running(rig), LinkRunning(rig)
+    await link.start()
+    await running.ready()
+    await eventually(lambda: bool(running.field.server.health.get("opcua")))
+    url = str(running.field.server.health["opcua"])
+    # The status is what a silent field no longer sends; its loop itself can't hang in this test.
+    monkeypatch.setattr("gateway.local_server.send", lambda *_: asyncio.sleep(3600))
+    async with asyncio.timeout(20):
+        while (await opcua_status(url, "Rig.Temperature"))[0] != status.BAD_NO_COMMUNICATION:
+            await asyncio.sleep(0.05)
+    monkeypatch.undo()
+    await running.end()
+    await link.end()
+
+
 async def test_a_port_in_use_costs_opc_ua_only_and_is_said(rig: Rig) -> None:
     rig.write(
         link={
@@ -211,4 +231,106 @@ async def test_a_port_in_use_costs_opc_ua_only_and_is_said(rig: Rig) -> None:
     await eventually(lambda: str(rig.port) in str(running.field.server.health.get("reason")))
     await follow(running, link)
     await running.end()
+    await link.end()
+
+
+async def test_what_arrived_before_the_field_died_is_stored(rig: Rig) -> None:
+    rig.write(
+        link={
+            "Broker": {"URL": "mqtt://127.0.0.1:1"},
+            "OpcUa": {"Active": False},
+            "Store": {"FrameInterval": 60},
+        }
+    )
+    running, link = Running(rig), LinkRunning(rig)
+    await link.start()
+    await running.ready()
+    await asyncio.sleep(1.5)  # what the gateway tells of itself at its start has passed
+    taken = running.field.server.taken
+    rig.temperature(77.0)
+    await eventually(lambda: running.value("Rig.Temperature") == 77.0)
+    await asyncio.sleep(0.3)
+    assert running.field.server.taken == taken  # the frame is still in the making
+    await running.crash()
+
+    async with asyncio.timeout(10):
+        while 77.0 not in [v for batch in await link.batches() for v in batch.records["value"]]:
+            await asyncio.sleep(0.05)
+    await link.end()
+
+
+async def test_a_life_of_the_field_that_no_link_ever_saw_is_a_declared_gap(rig: Rig) -> None:
+    link = LinkRunning(rig)
+    await link.start()
+    lives = [Running(rig)]
+    await lives[0].ready()
+    await follow(lives[0], link)
+    await link.crash()
+    await lives[0].crash()
+    lives.append(Running(rig))
+    await lives[1].ready()
+    await lives[1].crash()
+    lives.append(Running(rig))
+    await lives[2].ready()
+    link = LinkRunning(rig)
+    await link.start()
+    await follow(lives[2], link)
+    gaps = [(b.epoch, g.first, g.last) for b in await link.batches() for g in b.gaps]
+    assert [(epoch, last) for epoch, _, last in gaps] == [
+        (life.field.epoch, 0) for life in lives[:2]
+    ]
+    assert gaps[1][1] == 1
+    await lives[2].end()
+    await link.end()
+
+
+async def test_the_end_of_an_epoch_is_declared_once_although_the_store_refuses_next(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = LinkRunning(rig)
+    await link.start()
+    first = Running(rig)
+    await first.ready()
+    await follow(first, link)
+    await first.crash()
+    append, refusals = link.store.append, 0
+
+    async def nearly_full(batch: Batch) -> int:
+        nonlocal refusals
+        if batch.epoch != first.field.epoch and refusals < 2:
+            refusals += 1
+            raise StoreFull("the disk is full")
+        return await append(batch)
+
+    monkeypatch.setattr(link.store, "append", nearly_full)
+    second = Running(rig)
+    await second.ready()
+    await follow(second, link)
+    assert refusals == 2
+    assert len([gap for batch in await link.batches() for gap in batch.gaps]) == 1
+    await second.end()
+    assert await link.numbers(second.field.epoch) == list(range(1, second.field.journal.last + 1))
+    await link.end()
+
+
+async def test_a_birth_that_the_store_refuses_holds_back_its_rows_and_loses_none(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running, link = Running(rig), LinkRunning(rig)
+    await running.ready()
+    await link.start()
+    put_birth, refusals = link.store.put_birth, 0
+
+    async def full(name: str, body: bytes) -> None:
+        nonlocal refusals
+        refusals += 1
+        if refusals < 3:
+            raise StoreFull("the disk is full")
+        await put_birth(name, body)
+
+    monkeypatch.setattr(link.store, "put_birth", full)
+    await follow(running, link)
+    assert refusals == 3
+    await running.end()
+    assert await link.numbers(running.field.epoch) == list(range(1, running.field.journal.last + 1))
     await link.end()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import struct
 from collections.abc import AsyncIterator
 from dataclasses import asdict
@@ -11,21 +13,34 @@ from typing import Any
 
 import msgpack
 import pytest
+import uvloop
 
+from gateway import local_server
 from gateway.commands import Commands
 from gateway.core.clock import SystemClock
 from gateway.core.records import Birth, Command, unpack_batch
 from gateway.core.table import PointTable
 from gateway.journal import Journal
-from gateway.local import LocalClient, LocalError
-from gateway.local_server import LocalServer
+from gateway.local import REQUEST_BYTES_MAX, LocalClient, LocalError
+from gateway.local_server import LINK_SILENT_S, LocalServer
 from tests.gateway.points import land, output, point
+from tests.gateway.sites import eventually
+
+
+class LeapClock(SystemClock):
+    """The machine's clock, and a hand that moves it on."""
+
+    leap_ns = 0
+
+    def monotonic_ns(self) -> int:
+        return super().monotonic_ns() + self.leap_ns
 
 
 class World:
     """A journal behind a local server, and a clock hand that makes records."""
 
     def __init__(self, folder: Path) -> None:
+        self.clock = LeapClock()
         self.points = (point(1), output(2))
         self.table = PointTable(self.points)
         self.journal = Journal(self.points, 5, "h" * 16, ring_records_max=1000)
@@ -40,7 +55,7 @@ class World:
             self.journal,
             self.commands,
             lambda: {"site": "site"},
-            SystemClock(),
+            self.clock,
         )
         self.step = 0
 
@@ -81,6 +96,12 @@ async def numbers(client: LocalClient, last: int) -> list[int]:
                 for gap in batch.gaps:
                     seen += range(gap.first, gap.last + 1)
     return sorted(seen)
+
+
+def framed(message: dict[str, Any]) -> bytes:
+    """A message as it crosses the socket."""
+    data = msgpack.packb(message)
+    return struct.pack(">I", len(data)) + data
 
 
 async def until_closed(client: LocalClient) -> None:
@@ -207,9 +228,18 @@ async def test_a_commands_receipts_come_until_it_is_verified(world: World) -> No
         b"\x00\x00\x00\x05hello",
         b"\xff\xff\xff\xff",
         struct.pack(">I", 1) + b"\x90",
-        struct.pack(">I", len(msgpack.packb({"type": "dance"}))) + msgpack.packb({"type": "dance"}),
+        framed({"type": "dance"}),
         struct.pack(">I", 200) + b"short",
         b"\x00",
+        framed({"type": "read", "tags": 5}),
+        framed({"type": "read", "tags": [[]]}),
+        framed({"type": "hello", "cursor": 5}),
+        framed({"type": "hello", "cursor": ["a", "b"]}),
+        framed({"type": "hello", "cursor": [5, -1]}),
+        framed({"type": "hello", "cursor": [5, 10**6]}),
+        framed({"type": "hello"}) + framed({"type": "taken", "epoch": 5}),
+        framed({"type": "hello"}) + framed({"type": "health", "backlog": "much"}),
+        framed({"type": "hello"}) + framed({"type": "command"}),
     ],
 )
 async def test_a_client_that_breaks_the_form_is_sent_away_and_others_are_served(
@@ -219,8 +249,10 @@ async def test_a_client_that_breaks_the_form_is_sent_away_and_others_are_served(
     writer.write(data)
     writer.write_eof()
     async with asyncio.timeout(10):
-        await reader.read()
+        said = await reader.read()
     writer.close()
+    if data != b"\x00":
+        assert b"\xa5error" in said  # msgpack of "error"
     client = LocalClient(world.path)
     await client.connect()
     assert (await client.request({"type": "status"}))["status"] == {"site": "site"}
@@ -228,7 +260,15 @@ async def test_a_client_that_breaks_the_form_is_sent_away_and_others_are_served(
 
 
 async def test_a_command_of_the_wrong_form_is_an_error_not_a_crash(world: World) -> None:
-    for bad in ({}, {"id": "x"}, {"id": "x", "tag": "Dev.Out", "value": "hot"}, {"nothing": 1}):
+    whole = {"id": "x", "tag": "Dev.Out", "value": 1.0}
+    for bad in (
+        {},
+        {"id": "x"},
+        {"nothing": 1},
+        whole | {"value": "hot"},
+        whole | {"lease_ns": math.inf},
+        whole | {"source": "x" * 10_000},
+    ):
         client = LocalClient(world.path)
         await client.connect()
         with pytest.raises(LocalError, match="not a command"):
@@ -243,3 +283,70 @@ async def test_nobody_listening_is_said_clearly(tmp_path: Path) -> None:
 
 async def test_only_the_own_user_may_connect(world: World) -> None:
     assert world.path.stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_message_that_would_keep_the_loop_busy_is_refused_unread(world: World) -> None:
+    reader, writer = await asyncio.open_unix_connection(str(world.path))
+    writer.write(struct.pack(">I", REQUEST_BYTES_MAX + 1))
+    async with asyncio.timeout(10):
+        assert b"longer than" in await reader.read()
+    writer.close()
+
+
+async def test_a_client_that_says_nothing_does_not_keep_its_place(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_server, "FIRST_WORD_S", 0.05)
+    reader, writer = await asyncio.open_unix_connection(str(world.path))
+    async with asyncio.timeout(10):
+        assert b"nothing was asked" in await reader.read()
+    writer.close()
+
+
+async def test_the_health_of_a_link_ends_with_it(world: World) -> None:
+    client = await world.link(None)
+    await client.receive()
+    await client.send({"type": "health", "backlog": 3})
+    await eventually(lambda: world.server.health.get("backlog") == 3)
+    await client.close()
+    await eventually(lambda: not world.server.health)
+    assert not world.server.link_connected
+    again = await world.link(None)
+    await again.receive()
+    assert world.server.link_connected
+    assert not world.server.health  # what the link before it said does not count
+    await again.close()
+
+
+async def test_a_link_that_hangs_is_not_connected_and_its_health_is_not_known(
+    world: World,
+) -> None:
+    client = await world.link(None)
+    await client.receive()
+    await client.send({"type": "health", "backlog": 3})
+    await eventually(lambda: bool(world.server.health))
+    world.clock.leap_ns = int((LINK_SILENT_S + 1) * 1e9)
+    assert not world.server.link_connected
+    assert not world.server.health
+    await client.send({"type": "health", "backlog": 4})
+    await eventually(lambda: world.server.health.get("backlog") == 4)
+    await client.close()
+
+
+def test_a_peer_that_is_gone_is_the_same_error_on_uvloop(tmp_path: Path) -> None:
+    async def scene() -> None:
+        server = await asyncio.start_unix_server(lambda _, w: w.close(), str(tmp_path / "s"))
+        client = LocalClient(tmp_path / "s")
+        await client.connect()
+        try:
+            for _ in range(4):  # the first one may still be taken
+                with contextlib.suppress(LocalError):
+                    await client.send({"type": "health"})
+                await asyncio.sleep(0.02)
+            with pytest.raises(LocalError):
+                await client.send({"type": "health"})
+        finally:
+            server.close()
+            await client.close()
+
+    uvloop.run(scene())

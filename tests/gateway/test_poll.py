@@ -349,7 +349,7 @@ async def test_an_urgent_write_goes_ahead_of_those_that_wait() -> None:
 
 
 async def test_a_waiting_write_ends_the_retries_of_a_read() -> None:
-    bench = Bench(Retries=1000)
+    bench = Bench(Retries=10)
 
     def answer(label: str) -> float:
         if label == "fast" and not bench.heard.written:

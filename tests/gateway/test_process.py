@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from gateway.core.paths import StatePaths
+from gateway.core.records import Command
+from gateway.local import LocalClient, LocalError
 from tests.gateway.sites import Rig
 
 
@@ -61,3 +65,38 @@ async def test_both_end_when_their_parent_is_gone(tmp_path: Path, name: str) -> 
     async with asyncio.timeout(40):
         assert await process.wait() == 0
     await rig.stop()
+
+
+async def test_a_console_that_takes_nothing_any_more_does_not_stop_the_field(
+    tmp_path: Path,
+) -> None:
+    rig = Rig(tmp_path)
+    await rig.start()
+    nobody, console = os.pipe()  # as of a terminal that was stopped with Ctrl-S
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway.field", str(rig.folder), "--state", str(rig.state)),
+        stderr=console,
+    )
+    os.close(console)
+    client = LocalClient(StatePaths(rig.state).field_socket)
+    try:
+        async with asyncio.timeout(45):
+            while True:
+                try:
+                    await client.connect()
+                    break
+                except LocalError:
+                    await asyncio.sleep(0.1)
+            for number in range(400):  # each refusal is a line of the log
+                command = Command(f"c{number}", "Rig.Nothing", 1.0, source="x" * 250)
+                steps = [r["step"] async for r in client.command(asdict(command))]
+                assert steps == ["refused"]
+            count = (await client.request({"type": "status"}))["status"]["scan"]["count"]
+            while (await client.request({"type": "status"}))["status"]["scan"]["count"] == count:
+                await asyncio.sleep(0.05)
+    finally:
+        await client.close()
+        process.kill()
+        await process.wait()
+        os.close(nobody)
+        await rig.stop()

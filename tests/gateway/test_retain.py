@@ -30,7 +30,9 @@ def test_every_single_changed_byte_is_noticed(tmp_path: Path) -> None:
             retain.load(path)
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b'{"body": 3, "sha256": ""}', b"\xff"])
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"[]", b"null", b'{"body": 3, "sha256": ""}', b"\xff", b"[" * 99999]
+)
 def test_garbage_is_refused_with_the_files_name(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "retain.json"
     path.write_bytes(data)
@@ -55,3 +57,9 @@ def test_a_damaged_file_is_kept_for_a_look(tmp_path: Path) -> None:
     aside = retain.set_aside(path)
     assert aside.read_text() == "junk"
     assert retain.load(path) == Retained()
+
+
+def test_a_trip_of_every_rule_of_a_large_site_survives(tmp_path: Path) -> None:
+    latched = {f"Control/{'x' * 100}{n}": {"level": "Shut", "first_out": n} for n in range(10_000)}
+    retain.save(tmp_path / "retain.json", Retained(5, 0, latched))
+    assert retain.load(tmp_path / "retain.json").latched == latched

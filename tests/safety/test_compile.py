@@ -186,7 +186,12 @@ def test_a_level_that_no_rule_makes_is_found_where_the_alarm_is_missing_too() ->
         ("alarms", {"When": "(" * NESTING_MAX + "("}, "rule-syntax", None),
         ("controls", {"When": "true"}, "rule-no-condition", "Automatic_Controls.X.When"),
         ("controls", {"When": "if(true, 'Nope', null)"}, "method-undefined", None),
-        ("controls", {"When": "true", "Method": "close"}, "method-undefined", None),
+        (
+            "controls",
+            {"When": "true", "Method": "close"},
+            "method-undefined",
+            "Automatic_Controls.X.Method",
+        ),
     ],
 )
 def test_a_rule_of_the_wrong_form_is_found(

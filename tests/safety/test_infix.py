@@ -141,6 +141,8 @@ def test_the_grammar(text: str, term: Any) -> None:
         ("", 0, "the rule is empty"),
         ("   ", 3, "the rule is empty"),
         ("A.a = 5", 4, "a comparison is written =="),
+        ("A.a => 5", 4, "a comparison is written >="),
+        ("A.a =< 5", 4, "a comparison is written <="),
         ("!A.a", 0, "a negation is written not"),
         ("A.a && B.b", 4, "write and"),
         ("A.a || B.b", 4, "write or"),
