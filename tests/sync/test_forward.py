@@ -296,6 +296,36 @@ def test_behind_a_moving_backlog_the_live_lane_stays_open() -> None:
     assert lanes.live_room(late) > 0
 
 
+def test_a_frame_lost_of_an_ended_epoch_is_sent_again_although_the_new_one_moves() -> None:
+    lanes = _Lanes(newest=0, timing=PATIENT, now_ns=0)
+    lost = StoredFrame(1, 6, 1, 30, 1, "h", b"")
+    lanes.sent(lost, True, 0)
+    now = 0
+    for number in range(2, 100):
+        now += int(2e9)
+        lanes.sent(frame(number), True, now)
+        if lanes.stalled(now):
+            break
+        lanes.arrived(lambda entry: entry[1] == 6, now)
+    assert lanes.stalled(now)
+    assert now <= 62e9
+
+
+def test_while_a_backlog_drains_the_live_lane_behind_it_is_no_stall() -> None:
+    lanes = _Lanes(newest=100, timing=PATIENT, now_ns=0)
+    lanes.sent(frame(101), True, 0)
+    now = 0
+    for number in range(1, 101):
+        now += int(2e9)
+        old = StoredFrame(number, 6, number, number, 1, "h", b"")
+        lanes.sent(old, False, now)
+        lanes.arrived(lambda entry: entry[1] != 6, now)
+        assert not lanes.stalled(now)
+    assert not lanes.draining
+    assert not lanes.stalled(now + int(59e9))
+    assert lanes.stalled(now + int(61e9))
+
+
 def test_a_stall_goes_back_and_slows_down_and_progress_speeds_up() -> None:
     lanes = _Lanes(newest=10, timing=replace(PATIENT, window=8), now_ns=0)
     now = 0
