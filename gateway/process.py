@@ -83,11 +83,16 @@ def open_state(folder: Path) -> StatePaths:
     try:
         paths.make()
     except OSError as error:
-        raise StateFolderError(
-            f"the state folder {paths.folder} can't be used: {error.strerror}. "
-            "Make it writable, or choose another with --state or GATEPOST_STATE"
-        ) from error
+        raise StateFolderError(state_refused(paths, error)) from error
     return paths
+
+
+def state_refused(paths: StatePaths, error: OSError) -> str:
+    """Why a state folder can't be used, and the remedy."""
+    return (
+        f"the state folder {paths.folder} can't be used: {error.strerror}. "
+        "Make it writable, or choose another with --state or GATEPOST_STATE"
+    )
 
 
 async def _run(

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from gateway.core.clock import Clock, SystemClock
 from gateway.core.paths import StatePaths
-from gateway.process import EXIT_CONFIGURATION
+from gateway.process import EXIT_CONFIGURATION, state_refused
 
 DELAY_S_MAX: Final = 10.0
 _DELAY_S: Final = 1.0  # before the second restart in a row; the first is made at once
@@ -107,10 +107,7 @@ class StateLock:
             self._paths.make()
             descriptor = os.open(self._paths.lock, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
-            raise SupervisorError(
-                f"the state folder {self._paths.folder} can't be used: {error.strerror}. "
-                "Make it writable, or choose another with --state or GATEPOST_STATE"
-            ) from error
+            raise SupervisorError(state_refused(self._paths, error)) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -68,7 +68,7 @@ class _Lanes:
         self.stalls = 0
         self.progress_ns = now_ns
         self.heard_ns = now_ns
-        # Epoch -> when an acknowledgement last moved it, or its first outstanding frame went out.
+        # Epochs in flight -> when an acknowledgement last moved it, or its first frame went out.
         self.moved_ns: dict[int, int] = {}
         self.back_ns = now_ns  # when the backlog lane last sent
         self.live_sent: deque[tuple[int, int, int]] = deque(maxlen=IN_FLIGHT_MAX)
@@ -85,8 +85,7 @@ class _Lanes:
     def sent(self, frame: StoredFrame, live: bool, now_ns: int) -> None:
         if not self.in_flight:
             self.progress_ns = self.heard_ns = now_ns
-        if frame.epoch not in self._epochs(self.live_sent, self.back_sent):
-            self.moved_ns[frame.epoch] = now_ns
+        self.moved_ns.setdefault(frame.epoch, now_ns)
         entry = (frame.id, frame.epoch, frame.last)
         if live:
             self.live = frame.id
@@ -95,10 +94,6 @@ class _Lanes:
             self.back = frame.id
             self.back_ns = now_ns
             self.back_sent.append(entry)
-
-    @staticmethod
-    def _epochs(*lanes: deque[tuple[int, int, int]]) -> set[int]:
-        return {entry[1] for lane in lanes for entry in lane}
 
     def live_room(self, now_ns: int) -> int:
         """Frames that may go out on the live lane now.
@@ -119,10 +114,11 @@ class _Lanes:
 
     def arrived(self, keep: Any, now_ns: int) -> None:
         """Forget what `keep(entry)` denies: it was acknowledged."""
-        gone = [e[1] for lane in (self.live_sent, self.back_sent) for e in lane if not keep(e)]
-        self.moved_ns |= dict.fromkeys(gone, now_ns)
+        gone = {e[1] for lane in (self.live_sent, self.back_sent) for e in lane if not keep(e)}
         self.live_sent = deque(filter(keep, self.live_sent), maxlen=IN_FLIGHT_MAX)
         self.back_sent = deque(filter(keep, self.back_sent), maxlen=IN_FLIGHT_MAX)
+        left = {e[1] for lane in (self.live_sent, self.back_sent) for e in lane}
+        self.moved_ns = {e: now_ns if e in gone else self.moved_ns[e] for e in left}
         self.progress_ns = now_ns
         self.stalls = 0
         self.window = min(self.timing.window, self.window * 2)
@@ -133,14 +129,8 @@ class _Lanes:
         Each epoch counts for itself: the progress of a new one must not hide what was lost of
         an old one. While a backlog drains, nothing is expected of the live lane behind it.
         """
-        lanes = (self.back_sent,) if self.draining else (self.live_sent, self.back_sent)
-        epochs = self._epochs(*lanes)
-        self.moved_ns = {
-            epoch: ns
-            for epoch, ns in self.moved_ns.items()
-            if epoch in self._epochs(self.live_sent, self.back_sent)
-        }
-        since_ns = (max(self.moved_ns.get(epoch, 0), self.back_ns) for epoch in epochs)
+        epochs = {entry[1] for entry in self.back_sent} if self.draining else self.moved_ns.keys()
+        since_ns = (max(self.moved_ns[epoch], self.back_ns) for epoch in epochs)
         return any(now_ns - ns > self.resend_ns for ns in since_ns)
 
     def go_back(self, now_ns: int) -> None:
@@ -148,6 +138,7 @@ class _Lanes:
         self.back, self.mark = 0, self.live
         self.live_sent.clear()
         self.back_sent.clear()
+        self.moved_ns.clear()
         self.window = 1
         self.stalls += 1
         self.progress_ns = self.back_ns = now_ns
