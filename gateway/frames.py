@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
 
-from gateway.core.records import Batch
+import numpy as np
+from numpy.typing import NDArray
+
+from gateway.core.records import RECORD, Batch
 
 _NEVER_NS = 3_600_000_000_000
 
@@ -47,9 +50,15 @@ class FrameBuilder:
             first=first.first,
             last=batches[-1].last,
             birth=first.birth,
-            records=np.concatenate([b.records for b in batches]),
+            records=_joined([b.records for b in batches]),
             events=tuple(e for b in batches for e in b.events),
             gaps=tuple(g for b in batches for g in b.gaps),
         )
         self.clear()
         return joined
+
+
+def _joined(parts: Sequence[NDArray[np.void]]) -> NDArray[np.void]:
+    """The rows of all parts; as plain bytes, which numpy copies much faster than fields."""
+    whole: NDArray[np.void] = np.concatenate([p.view(f"V{RECORD.itemsize}") for p in parts])
+    return whole.view(RECORD)

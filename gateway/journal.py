@@ -21,7 +21,7 @@ from gateway.core.table import PointTable
 
 RING_RECORDS_MAX: Final = 200_000  # 6.4 MB; 200 changes a second for 1,000 s without a link
 RING_EVENTS_MAX: Final = 20_000
-BATCH_RECORDS_MAX: Final = 10_000
+BATCH_RECORDS_MAX: Final = 20_000
 
 EventListener = Callable[[Event], None]
 
@@ -43,15 +43,18 @@ class Journal:
         self.last = 0  # the newest number given out
         self._capacity = ring_records_max
         self._ring = np.zeros(ring_records_max, dtype=RECORD)
+        self._bytes = self._ring.view(f"V{RECORD.itemsize}")  # copied faster than rows of fields
         self._events: deque[Event] = deque(maxlen=RING_EVENTS_MAX)
         self._event_lost = 0  # the newest event that fell out of the ring
         self._listeners: list[EventListener] = []
+        self._watchers: list[Callable[[], object]] = []
         size = len(points) + 1
         self._deadband = np.array([0.0] + [p.deadband for p in points])
-        self._heartbeat_ns = np.array([2**62] + [p.heartbeat_ns for p in points], dtype=np.int64)
+        self._heartbeat_ns = np.array([2**61] + [p.heartbeat_ns for p in points], dtype=np.int64)
         self._value = np.full(size, np.nan)
+        self._nan = np.ones(size, dtype=np.bool_)
         self._status = np.zeros(size, dtype=np.uint32)
-        self._reported_ns = np.full(size, -(2**62), dtype=np.int64)
+        self._due_ns = np.full(size, -(2**62), dtype=np.int64)  # of the next heartbeat
         # Number 0 of the ring is no record; events fill their slot with a row of point 0.
 
     def listen(self, listener: EventListener) -> None:
@@ -62,36 +65,69 @@ class Journal:
         """Stop calling `listener`."""
         self._listeners.remove(listener)
 
+    def watch(self, watcher: Callable[[], object]) -> None:
+        """Call `watcher` whenever new numbers were given out; it must not wait."""
+        self._watchers.append(watcher)
+
+    def unwatch(self, watcher: Callable[[], object]) -> None:
+        """Stop calling `watcher`."""
+        self._watchers.remove(watcher)
+
     def report(self, table: PointTable, now_mono_ns: int) -> int:
         """Number what is worth reporting since the last call; returns how many rows that were."""
         rows = table.rows
         value, code = rows["value"], rows["status"]
+        nan = np.isnan(value)
         with np.errstate(invalid="ignore"):
-            moved = np.abs(value - self._value) > self._deadband
-        changed = (
-            moved
-            | (np.isnan(value) != np.isnan(self._value))
-            | (code != self._status)
-            | (now_mono_ns - self._reported_ns >= self._heartbeat_ns)
-        )
+            changed = np.abs(value - self._value) > self._deadband
+        changed |= nan != self._nan
+        changed |= code != self._status
+        changed |= self._due_ns <= now_mono_ns
         changed[0] = False
         index = np.flatnonzero(changed)
-        count = len(index)
-        if count == 0:
+        if len(index) == 0:
             return 0
-        self._value[index] = value[index]
-        self._status[index] = code[index]
-        self._reported_ns[index] = now_mono_ns
-        records = np.empty(count, dtype=RECORD)
-        records["seq"] = np.arange(self.last + 1, self.last + 1 + count, dtype=np.uint64)
-        records["point"] = index
-        records["status"] = code[index]
-        records["value"] = value[index]
-        records["utc_ns"] = rows["utc_ns"][index]
-        rows["seq"][index] = records["seq"]
-        self._ring[(records["seq"] % self._capacity).astype(np.int64)] = records
-        self.last += count
-        return count
+        values, codes = value[index], code[index]
+        self._value[index] = values
+        self._nan[index] = nan[index]
+        self._status[index] = codes
+        self._due_ns[index] = now_mono_ns + self._heartbeat_ns[index]
+        numbers = np.arange(self.last + 1, self.last + 1 + len(index), dtype=np.uint64)
+        rows["seq"][index] = numbers
+        columns = {
+            "seq": numbers,
+            "point": index,
+            "status": codes,
+            "value": values,
+            "utc_ns": rows["utc_ns"][index],
+        }
+        for piece, start, end in self._pieces(self.last + 1, self.last + len(index)):
+            for name, column in columns.items():
+                self._ring[piece][name] = column[start:end]
+        self.last += len(index)
+        self._grew()
+        return len(index)
+
+    def _pieces(self, first: int, last: int) -> list[tuple[slice, int, int]]:
+        """Where the numbers `first` to `last` stand in the ring, in order.
+
+        Each piece: slice of the ring, and which of the numbers it holds, counted from `first`.
+        The journal may be asked to number more than the ring holds; then the newest stay.
+        """
+        skipped = max(0, last - first + 1 - self._capacity)
+        pieces = []
+        at, left = (first + skipped) % self._capacity, last - first + 1 - skipped
+        while left:
+            size = min(left, self._capacity - at)
+            pieces.append((slice(at, at + size), skipped, skipped + size))
+            skipped += size
+            left -= size
+            at = 0
+        return pieces
+
+    def _grew(self) -> None:
+        for watcher in self._watchers:
+            watcher()
 
     def event(self, kind: str, body: Mapping[str, Any], utc_ns: int) -> Event:
         """Number an event of one of the kinds in `EVENT_KINDS`."""
@@ -105,6 +141,7 @@ class Journal:
         self._events.append(event)
         for listener in tuple(self._listeners):
             listener(event)
+        self._grew()
         return event
 
     def first_kept(self) -> int:
@@ -122,8 +159,8 @@ class Journal:
         gaps = (Gap(seq + 1, kept - 1, "journal overflow"),) if seq + 1 < kept else ()
         start = max(seq + 1, kept)
         stop = min(self.last, start + records_max - 1)
-        numbers = np.arange(start, stop + 1) % self._capacity
-        rows = self._ring[numbers]
+        pieces = [self._bytes[piece] for piece, _, _ in self._pieces(start, stop)]
+        rows = np.concatenate(pieces).view(RECORD)
         # From the newest on: a link that keeps up asks for the last few of thousands.
         newer = itertools.takewhile(lambda e: e.seq >= start, reversed(self._events))
         events = tuple(e for e in newer if e.seq <= stop)[::-1]
@@ -132,7 +169,7 @@ class Journal:
             first=seq + 1,
             last=stop,
             birth=self.birth,
-            records=rows[rows["point"] != 0],
+            records=rows[rows["point"] != 0] if events else rows,
             events=events,
             gaps=gaps,
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -45,7 +46,6 @@ class Link:
     """The parts of the link process and how they are joined."""
 
     def __init__(self, site: Site, paths: StatePaths, store: AsyncStore, clock: Clock) -> None:
-        self.site = site
         self.clock = clock
         self._paths = paths
         self.store = store
@@ -134,6 +134,9 @@ class Link:
                     heard_ns = self.clock.monotonic_ns()
                     receiving = asyncio.create_task(client.receive())
                     await self._take(client, message, cursor)
+                    if message["type"] == "birth":  # thousands of points as Python objects
+                        message = {}
+                        process.give_back_memory()
                 elif now_ns - heard_ns > FIELD_SILENT_S * 1e9:
                     raise LocalError(f"the field process hangs: silent for {FIELD_SILENT_S:g} s")
                 if self._frames.due_in_ns(self.clock.monotonic_ns()) <= 0:
@@ -277,7 +280,10 @@ async def _open_store(site: Site, path: Path, stop: asyncio.Event) -> AsyncStore
 async def run(folder: Path, state: Path, stop: asyncio.Event) -> None:
     """The link process of the site in `folder`."""
     site = require_site(folder)
+    # Devices and points come with the field's birth; thousands of them are not held twice.
+    site = dataclasses.replace(site, instruments={}, points=())
     paths = process.open_state(state)
+    process.give_back_memory()
     store = await _open_store(site, paths.store, stop)
     if store is None:
         return

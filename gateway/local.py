@@ -22,6 +22,7 @@ import msgpack
 from gateway.core.records import Command
 
 MESSAGE_BYTES_MAX: Final = 64_000_000
+BUFFER_BYTES: Final = 500_000  # a client reads many thousand records without a pause
 REQUEST_BYTES_MAX: Final = 1_000_000  # of what the field takes: its loop must not be kept busy
 TEXT_CHARS_MAX: Final = 256  # id, tag, origin and source of a command
 RECEIPTS_MAX: Final = 64
@@ -38,7 +39,19 @@ async def send(writer: asyncio.StreamWriter, message: Mapping[str, Any]) -> None
     if writer.is_closing():  # where asyncio drops what is written, uvloop raises RuntimeError
         raise ConnectionResetError("the other side closed the local stream")
     data = msgpack.packb(message)
-    writer.write(_LENGTH.pack(len(data)) + data)
+    writer.writelines((_LENGTH.pack(len(data)), data))
+    await writer.drain()
+
+
+async def send_packed(writer: asyncio.StreamWriter, message: Mapping[str, bytes]) -> None:
+    """`send` for a message whose values are packed already, by msgpack."""
+    if writer.is_closing():
+        raise ConnectionResetError("the other side closed the local stream")
+    packer = msgpack.Packer()
+    parts = [packer.pack_map_header(len(message))]
+    for name, value in message.items():
+        parts += (packer.pack(name), value)
+    writer.writelines((_LENGTH.pack(sum(map(len, parts))), *parts))
     await writer.drain()
 
 
@@ -105,7 +118,9 @@ class LocalClient:
     async def connect(self) -> None:
         """Connect; raises LocalError where no field process listens."""
         try:
-            self._reader, self._writer = await asyncio.open_unix_connection(str(self._path))
+            self._reader, self._writer = await asyncio.open_unix_connection(
+                str(self._path), limit=BUFFER_BYTES
+            )
         except OSError as error:
             raise LocalError(
                 f"no gateway is running here ({self._path}: {error.strerror or error})"

@@ -40,6 +40,8 @@ class Mirror:
 
     def born(self, birth: Birth, rows: NDArray[np.void]) -> None:
         """Take a whole table: (P,) POINT rows, row 0 reserved."""
+        if not self._active:
+            return
         self._birth = birth
         self._records = np.zeros(len(rows) - 1, dtype=RECORD)
         self._records["point"] = np.arange(1, len(rows))
@@ -53,9 +55,11 @@ class Mirror:
 
         Rows from before the birth, which a link that was away gets behind it, change nothing.
         """
-        newer = records["seq"] > self._records["seq"][records["point"].astype(np.int64) - 1]
-        records = records[newer]
+        if not self._active:
+            return
         index = records["point"].astype(np.int64) - 1
+        newer = records["seq"] > self._records["seq"][index]
+        records, index = records[newer], index[newer]
         self._records[index] = records
         self._changed[index] = True
         self._wake.set()
@@ -83,7 +87,7 @@ class Mirror:
             await self._wake.wait()
             self._wake.clear()
             birth = self._birth
-            if birth is None or not self._active:
+            if birth is None:
                 continue
             if birth.hash != self._shown and not await self._serve(birth):
                 await asyncio.sleep(RETRY_S)

@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 class AsyncStore:
     """`Store` behind a thread. A damaged file is salvaged, and the call tried once more.
 
-    `on_salvage` is called on the loop with each report; `salvages` counts them.
+    `on_salvage` is called on the loop with each report; `salvages` counts them, and `births` how
+    often a birth was put.
     """
 
     def __init__(self, store: Store, pool: ThreadPoolExecutor) -> None:
@@ -35,6 +36,7 @@ class AsyncStore:
         self._calls = asyncio.Semaphore(CALLS_MAX)
         self._sound = True  # belongs to the thread
         self.salvages = 0
+        self.births = 0
         self.on_salvage: Callable[[SalvageReport], None] | None = None
 
     @classmethod
@@ -101,6 +103,7 @@ class AsyncStore:
     async def put_birth(self, name: str, body: bytes) -> None:
         """See `Store.put_birth`."""
         await self._call(self._store.put_birth, name, body)
+        self.births += 1
 
     async def birth(self, name: str) -> bytes | None:
         """See `Store.birth`."""

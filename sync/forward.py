@@ -167,6 +167,8 @@ class Forwarder:
         self._lanes = _Lanes(0, self._timing, 0)
         self._salvages = 0  # of the store, when the lanes began
         self._births: set[str] = set()  # published in this session
+        self._births_put = -1  # of the store, when the one in force was last looked up
+        self._more = True  # the store may hold frames behind the live lane
         self._acked: dict[int, int] = {}
         self._next_backlog_ns = 0
         self._connected = False
@@ -179,6 +181,7 @@ class Forwarder:
 
     def notify_appended(self) -> None:
         """Something new stands in the store (a frame or a birth). Call it on the loop's thread."""
+        self._more = True
         self._wake.set()
 
     def status(self) -> dict[str, Any]:
@@ -253,6 +256,7 @@ class Forwarder:
             # place back to nobody.
             self._publishing = asyncio.Semaphore(PUBLISH_MAX)
             self._births.clear()
+            self._births_put = -1
             self._next_backlog_ns = 0
             await self._publish_current_birth(session)
             self._sessions += 1
@@ -270,6 +274,7 @@ class Forwarder:
 
     async def _begin_lanes(self) -> None:
         self._salvages = self._store.salvages
+        self._more = True
         newest = await self._store.newest()
         self._lanes = _Lanes(newest, self._timing, self._clock.monotonic_ns())
 
@@ -308,12 +313,16 @@ class Forwarder:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 await self._wake.wait()
+                return
+        self._more = True  # whoever appended may have told nobody
 
     async def _send_live(self, session: MqttSession, group: asyncio.TaskGroup) -> bool:
-        room = self._lanes.live_room(self._clock.monotonic_ns())
-        if room == 0:
+        room = min(self._lanes.live_room(self._clock.monotonic_ns()), CHUNK_FRAMES)
+        if room == 0 or not self._more:
             return False
-        frames = await self._store.pending(self._lanes.live, min(room, CHUNK_FRAMES))
+        self._more = False
+        frames = await self._store.pending(self._lanes.live, room)
+        self._more = self._more or len(frames) == room
         for frame in frames:
             await self._publish(session, group, frame, live=True)
         return bool(frames)
@@ -362,6 +371,9 @@ class Forwarder:
     # ------------------------------------------------------------ births
 
     async def _publish_current_birth(self, session: MqttSession) -> None:
+        if self._births_put == self._store.births:
+            return
+        self._births_put = self._store.births
         current = await self._store.current_birth()
         if current is not None and current not in self._births:
             await self._publish_birth(session, current)

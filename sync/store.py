@@ -221,7 +221,10 @@ class Store:
         return self.newest
 
     def _insert(self, conn: sqlite3.Connection, batch: Batch, body: bytes) -> None:
-        stamps = batch.records["utc_ns"] if len(batch.records) else [e.utc_ns for e in batch.events]
+        if len(batch.records):
+            oldest_ns = int(batch.records["utc_ns"].min())
+        else:
+            oldest_ns = min((e.utc_ns for e in batch.events), default=0)
         records = len(batch.records) + len(batch.events)
         size = len(body) + FRAME_OVERHEAD_BYTES
         frames, total, size_total = self._count()
@@ -235,7 +238,7 @@ class Store:
                 records,
                 len(batch.events),
                 batch.birth,
-                int(min(stamps, default=0)),
+                oldest_ns,
                 size,
             ),
         ).lastrowid

@@ -47,9 +47,11 @@ REASON_CHARS_MAX: Final = 400
 NUMBER_MAX: Final = 2**63 - 1  # epochs and sequences fit a signed 64-bit integer everywhere
 _NUMBER_MIN: Final = -(2**63)
 
-# Byte planes do most of the work: on plant data, level 6 takes 4 % off what level 1 makes, and
-# needs nearly twice the CPU.
+# Byte planes do most of the work, and in them runs of one byte: looking for runs alone makes what
+# level 1 makes (to 1 % on values of two decimals, to 11 % on float32 noise) in a half to a third
+# of its time; level 6 takes 4 % off and needs six times as long.
 _ZLIB_LEVEL: Final = 1
+_ZLIB_STRATEGY: Final = zlib.Z_RLE
 
 
 class FrameTooLarge(WireError):
@@ -144,7 +146,7 @@ def encode_body(batch: Batch) -> bytes:
             "birth": batch.birth,
             "rows": len(rows),
             "status": constant,
-            "columns": zlib.compress(_columns(rows, constant), _ZLIB_LEVEL) if len(rows) else b"",
+            "columns": _deflate(_columns(rows, constant)) if len(rows) else b"",
             "events": [_event_item(event) for event in batch.events],
             "gaps": [[g.first, g.last, g.reason[:REASON_CHARS_MAX]] for g in batch.gaps],
         }
@@ -257,6 +259,11 @@ def _fill_columns(rows: NDArray[np.void], data: Mapping[str, Any]) -> None:
     at += 8 * count
     utc = np.cumsum(_unplane(block[at:], "<u8", count), dtype=np.uint64)
     rows["utc_ns"] = utc.view(np.int64)
+
+
+def _deflate(data: bytes) -> bytes:
+    stream = zlib.compressobj(level=_ZLIB_LEVEL, strategy=_ZLIB_STRATEGY)
+    return stream.compress(data) + stream.flush()
 
 
 def _inflate(data: bytes, size: int) -> bytes:

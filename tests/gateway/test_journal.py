@@ -176,3 +176,57 @@ def test_resuming_at_the_oldest_kept_record_declares_nothing_and_one_before_it_o
     assert exact is not None and late is not None
     assert (exact.first, len(exact.records), exact.gaps) == (oldest, 100, ())
     assert [(gap.first, gap.last) for gap in late.gaps] == [(oldest - 1, oldest - 1)]
+
+
+def test_a_report_that_meets_the_end_of_the_ring_goes_on_at_its_beginning() -> None:
+    points = [point(n, f"Dev.P{n}") for n in range(1, 31)]
+    table, journal = make(*points, ring_records_max=100)
+    for step in range(1, 12):
+        for n in range(1, 31):
+            land(table, n, 100.0 * step + n, step)
+        journal.report(table, step)
+        batch = journal.after(journal.last - 30)
+        assert batch is not None
+        assert list(batch.records["value"]) == [100.0 * step + n for n in range(1, 31)]
+        assert numbers(batch) == list(range(batch.first, journal.last + 1))
+
+
+def test_of_a_report_that_is_larger_than_the_ring_the_newest_stay() -> None:
+    points = [point(n, f"Dev.P{n}") for n in range(1, 31)]
+    _, journal = make(*points, ring_records_max=7)
+    batch = journal.after(0)
+    assert batch is not None
+    assert list(batch.records["point"]) == list(range(24, 31))
+    assert [(gap.first, gap.last) for gap in batch.gaps] == [(1, 23)]
+    assert numbers(batch) == list(range(1, 31))
+
+
+def test_what_a_batch_holds_does_not_change_when_the_ring_is_overwritten() -> None:
+    table, journal = make(point(), ring_records_max=4)
+    batch = journal.after(0)
+    assert batch is not None
+    for step in range(1, 10):
+        land(table, 1, float(step), step)
+        journal.report(table, step)
+    assert list(batch.records["seq"]) == [1]
+
+
+def test_watchers_are_called_for_records_and_events_until_they_leave() -> None:
+    table, journal = make(point())
+    calls: list[int] = []
+    watcher = lambda: calls.append(journal.last)  # noqa: E731
+    journal.watch(watcher)
+    assert journal.report(table, 1) == 0
+    land(table, 1, 5.0, 2)
+    journal.report(table, 2)
+    journal.event("gateway", {}, 3)
+    journal.unwatch(watcher)
+    journal.event("gateway", {}, 4)
+    assert calls == [2, 3]
+
+
+def test_an_infinite_value_is_reported_once_and_so_is_its_end() -> None:
+    table, journal = make(point(deadband=1.0))
+    for value, reported in ((1.0, 1), (np.inf, 1), (np.inf, 0), (-np.inf, 1), (2.0, 1)):
+        land(table, 1, value, 1)
+        assert journal.report(table, 1) == reported

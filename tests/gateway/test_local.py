@@ -21,7 +21,7 @@ from gateway.core.clock import SystemClock
 from gateway.core.records import Birth, Command, unpack_batch
 from gateway.core.table import PointTable
 from gateway.journal import Journal
-from gateway.local import REQUEST_BYTES_MAX, LocalClient, LocalError
+from gateway.local import REQUEST_BYTES_MAX, LocalClient, LocalError, send, send_packed
 from gateway.local_server import LINK_SILENT_S, LocalServer
 from tests.gateway.points import land, output, point
 from tests.gateway.sites import eventually
@@ -350,3 +350,21 @@ def test_a_peer_that_is_gone_is_the_same_error_on_uvloop(tmp_path: Path) -> None
             await client.close()
 
     uvloop.run(scene())
+
+
+async def test_a_message_of_packed_values_is_that_of_the_values(tmp_path: Path) -> None:
+    message = {"type": "birth", "birth": {"points": [1, None, 2.5]}, "rows": b"x" * 300_000}
+    path = tmp_path / "s"
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await send(writer, message)
+        await send_packed(writer, {name: msgpack.packb(value) for name, value in message.items()})
+        writer.close()
+
+    server = await asyncio.start_unix_server(serve, str(path))
+    client = LocalClient(path)
+    await client.connect()
+    assert await client.receive() == await client.receive() == message
+    await client.close()
+    server.close()
+    await server.wait_closed()

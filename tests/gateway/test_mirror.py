@@ -21,7 +21,7 @@ def test_what_the_journal_held_back_never_shows_as_newer_than_the_birth() -> Non
     for step in range(1, 6):
         land(table, 1, float(step), step)
         journal.report(table, step)
-    active: Any = SimpleNamespace(Active=False, Endpoint="opc.tcp://127.0.0.1:0/x")
+    active: Any = SimpleNamespace(Active=True, Endpoint="opc.tcp://127.0.0.1:0/x")
     site: Any = SimpleNamespace(name="Site", link=SimpleNamespace(OpcUa=active))
     mirror = Mirror(site)
     mirror.born(Birth("Site", 1, 0, "b" * 16, "", 0, ()), table.rows)
@@ -38,7 +38,7 @@ def test_what_the_journal_held_back_never_shows_as_newer_than_the_birth() -> Non
 
 
 def test_a_field_that_is_gone_leaves_nothing_good() -> None:
-    active: Any = SimpleNamespace(Active=False, Endpoint="opc.tcp://127.0.0.1:0/x")
+    active: Any = SimpleNamespace(Active=True, Endpoint="opc.tcp://127.0.0.1:0/x")
     site: Any = SimpleNamespace(name="Site", link=SimpleNamespace(OpcUa=active))
     mirror = Mirror(site)
     mirror.lost(1)  # before any birth: nothing to mark
