@@ -88,7 +88,8 @@ class PointBuilder:
                 tags.EquipmentName, name, channel, numbers, scan_class, tags.Timeout
             )
         self.points += made.values()
-        return Instrument(tags.EquipmentName, file, tags, active, made)
+        periods_ns = {c.name: c.period_ns for c in self._by_speed}
+        return Instrument(tags.EquipmentName, file, tags, active, made, periods_ns)
 
     def gateway(self) -> None:
         """The gateway's own points."""
@@ -132,7 +133,7 @@ class PointBuilder:
             )
 
     def _scan_class(self, file: str, name: str, channel: Channel) -> ScanClass | None:
-        if "R" not in channel.ReadWrite:
+        if "R" not in channel.ReadWrite or channel.Expression is not None:
             return None
         for scan_class in self._by_speed:  # where several match, the fastest counts
             if self._filter_keys[scan_class.name] in channel.Tags:
@@ -179,6 +180,7 @@ def _device_point(
         equipment=equipment,
         channel=name,
         kind=point_kind(channel),
+        source="device" if channel.Expression is None else "virtual",
         units="" if channel.Units.lower() in _NO_UNITS else channel.Units,
         description=channel.Description,
         readable=readable,

@@ -23,6 +23,7 @@ MQTT_SCHEME: Final = "mqtt"
 OPCUA_SCHEME: Final = "opc.tcp"
 
 # Keys that say how an output behaves; on an input they would promise something untrue.
+VIRTUAL: Final = "Virtual"  # the Communication of points without a device
 OUTPUT_KEYS: Final = ("SafeValue", "Fallback", "RateMax", "Lease", "ReadBack", "Tolerance")
 
 Check = Callable[[Site], Iterator[Finding]]
@@ -134,8 +135,11 @@ def _output_key_unused(site: Site) -> Iterator[Finding]:
     for instrument, name, channel, point in _channels(site):
         if point.writable:
             continue
+        keys = set(OUTPUT_KEYS)
+        if instrument.tags.Communication == VIRTUAL and channel.Expression is None:
+            keys.discard("SafeValue")  # the value of a constant
         for key in OUTPUT_KEYS:
-            if getattr(channel, key) is not None:
+            if key in keys and getattr(channel, key) is not None:
                 yield _at(
                     instrument,
                     name,
@@ -396,35 +400,47 @@ def _secret_inside(site: Site) -> Iterator[Finding]:
             "The URL holds a password. Put it into a file outside the site folder and name that "
             "in PasswordFile.",
         )
-    if broker.PasswordFile is None:
-        return
-    path = Path(broker.PasswordFile)
-    if not path.is_absolute() or _inside(path, site.folder):
-        yield _link(
-            "Broker.PasswordFile",
-            "secret-inside",
-            "The password file lies in the site folder, which is copied, versioned and sent "
-            "about. Name a file elsewhere by its absolute path.",
-        )
+    for file, key, name in _secret_files(site):
+        path = Path(name)
+        if not path.is_absolute() or _inside(path, site.folder):
+            yield Finding(
+                file,
+                key,
+                "secret-inside",
+                "The file lies in the site folder, which is copied, versioned and sent about. "
+                "Name a file elsewhere by its absolute path.",
+            )
 
 
 def _password_file_missing(site: Site) -> Iterator[Finding]:
-    name = site.link.Broker.PasswordFile
-    if name is None or not Path(name).is_absolute() or _inside(Path(name), site.folder):
-        return  # the second and the third are mistakes of their own
-    try:
-        there = Path(name).is_file()
-    except (OSError, ValueError):  # a NUL in the name, a folder that may not be searched
-        there = False
-    if not there:
-        # The site may be checked on another machine than the gateway's.
-        yield _link(
-            "Broker.PasswordFile",
-            "password-file-missing",
-            f'There is no file "{printable(name)}" on this machine, or no right to see it. The '
-            "gateway connects to no broker without it.",
-            "warning",
-        )
+    for file, key, name in _secret_files(site):
+        if not Path(name).is_absolute() or _inside(Path(name), site.folder):
+            continue  # these are mistakes of their own
+        try:
+            there = Path(name).is_file()
+        except (OSError, ValueError):  # a NUL in the name, a folder that may not be searched
+            there = False
+        if not there:
+            # The site may be checked on another machine than the gateway's.
+            yield Finding(
+                file,
+                key,
+                "password-file-missing",
+                f'There is no file "{printable(name)}" on this machine, or no right to see it. The '
+                "gateway connects to nobody without it.",
+                "warning",
+            )
+
+
+def _secret_files(site: Site) -> Iterator[tuple[str, str, str]]:
+    """File, key and path of everything that is secret."""
+    if site.link.Broker.PasswordFile is not None:
+        yield "link.json", "Broker.PasswordFile", site.link.Broker.PasswordFile
+    for instrument in site.instruments.values():
+        for key in ("PasswordFile", "KeyFile"):
+            name = getattr(instrument.tags, key)
+            if name is not None:
+                yield instrument.file, f"EquipmentTags.{key}", name
 
 
 def _inside(path: Path, folder: Path) -> bool:

@@ -27,10 +27,12 @@ from config.model import (
     PersonalityFile,
     SystemConfig,
     SystemStatesFile,
+    TemplateFile,
 )
 from config.points import RESERVED_EQUIPMENT, rule_tag
 from config.read import Files, printable
 from config.site import Instrument, Personality, ScanClass, Site
+from config.template import Templates, merged, template_of
 from config.validate import validate
 
 LINK_FILE: Final = "link.json"
@@ -51,7 +53,7 @@ def load_site(folder: Path) -> tuple[Site | None, list[Finding]]:
     """
     loader = _Loader(folder)
     site = loader.site()
-    findings = sorted(set(loader.findings + loader.files.findings))
+    findings = sorted(set(loader.findings + loader.files.findings + loader.templates.findings))
     if any(finding.severity == "error" for finding in findings):
         site = None
     return site, findings
@@ -70,6 +72,7 @@ class _Loader:
 
     def __init__(self, folder: Path) -> None:
         self.files = Files(folder)
+        self.templates = Templates(self.files)
         self.findings: list[Finding] = []
         self.names: list[str] = []  # of everything in the folder
 
@@ -237,7 +240,7 @@ class _Loader:
             if file is None or _object(raw, "Equipment", entry_name).get("Active") is False:
                 continue
             key = f"Equipment.{printable(entry_name)}"
-            content = self._named(config_name, f"{key}.Config", file, InstrumentFile)
+            content = self._instrument(config_name, f"{key}.Config", file)
             if content is None:
                 continue
             name = content.EquipmentTags.EquipmentName
@@ -262,6 +265,18 @@ class _Loader:
             first_file[name] = file
             contents.append((file, content))
         return contents
+
+    def _instrument(self, config_name: str, key: str, file: str) -> InstrumentFile | None:
+        """The content of an instrument file, joined with the template that it names."""
+        raw = self._named_json(config_name, key, file)
+        name = template_of(raw)
+        if raw is not None and name is not None:
+            path, template = self.templates.content(file, name)
+            if template is None or self._model(path, template, TemplateFile) is None:
+                return None
+            self.templates.check_template(path, template)
+            raw = merged(template, self.templates.checked(file, template, raw))
+        return None if raw is None else self._model(file, raw, InstrumentFile)
 
     def _instrument_names(self, file: str, content: InstrumentFile) -> None:
         name = content.EquipmentTags.EquipmentName

@@ -102,10 +102,19 @@ _Connection = Connection
 
 
 Order = Literal["Big", "Little"]
+SecurityName = Literal["None", "Basic256Sha256", "Aes128Sha256RsaOaep", "Aes256Sha256RsaPss"]
+
+
+def _communication_or_template(schema: dict[str, Any]) -> None:
+    # An instrument file that names a template has its Communication from there.
+    schema["required"] = ["EquipmentName"]
+    schema["anyOf"] = [{"required": ["Communication"]}, {"required": ["Template"]}]
 
 
 class EquipmentTags(Keys):
     """Identity and connection of one instrument."""
+
+    model_config = ConfigDict(json_schema_extra=_communication_or_template)
 
     EquipmentName: str
     EquipmentType: str = ""
@@ -130,6 +139,17 @@ class EquipmentTags(Keys):
     Depth: Annotated[int, Field(ge=1, le=16)] = 1  # requests in flight
     BlockMax: Annotated[int, Field(ge=1, le=2000)] | None = None  # registers or bits a request
     GapMax: Annotated[int, Field(ge=0, le=124)] = 8  # unused registers read along in a block
+    SingleRequests: bool = False  # one value a request, for devices that can't read blocks
+    ReplyDelay: DelaySeconds = 0.0  # s from request to answer that the device needs, for the plan
+    Template: str | None = None  # device model whose file gives what this file leaves out
+    PasswordFile: str | None = None  # outside the site folder
+    Security: SecurityName = "None"  # OPC UA client
+    CertificateFile: str | None = None  # our own, for a secured connection
+    KeyFile: str | None = None
+    ServerCertificateFile: str | None = None  # the one certificate that the device may show
+    Payload: Literal["JSON", "Plain", "SparkplugB"] = "JSON"  # MQTT
+    Transport: Literal["TCP", "UDP"] = "TCP"  # C37.118
+    Configuration: Literal["CFG-2", "CFG-3"] = "CFG-2"  # C37.118: the frame that is asked for
 
 
 _EquipmentTags = EquipmentTags
@@ -177,12 +197,49 @@ class Channel(Keys):
     ReadBack: str | None = None  # channel of this instrument that shows a W channel's output
     Tolerance: Annotated[float, Field(ge=0)] | None = None  # read-back; default one resolution
     States: list[str] = []  # names of discrete values 0, 1, 2, ...
+    Expression: str | None = None  # Virtual: infix, e.g. "Stack.Voltage * Stack.Current"
 
 
 class InstrumentFile(Keys):
     """One instrument file."""
 
     EquipmentTags: _EquipmentTags
+    Channels: dict[str, Channel]
+
+
+# ---------------------------------------------------------------- templates (Gatepost)
+
+
+class TemplateTags(Keys):
+    """Which device model a template is for, and where its facts come from."""
+
+    Manufacturer: Annotated[str, Field(min_length=1)]
+    Model: Annotated[str, Field(min_length=1)]
+    Kind: Annotated[str, Field(min_length=1)]  # e.g. "power meter"
+    Manual: str  # title of the maker's document
+    Revision: str = ""  # of the manual, as its source names it
+    Published: str = ""
+    Source: list[str]  # what was read to write the file
+    Notes: str = ""
+
+
+class TemplateEquipmentTags(EquipmentTags):
+    """What all devices of the model have in common; the site's own keys stay out."""
+
+    model_config = ConfigDict(json_schema_extra={"required": ["Communication"]})
+
+    EquipmentName: str = ""
+    Communication: str
+
+
+_TemplateTags = TemplateTags
+
+
+class TemplateFile(Keys):
+    """``<maker>-<model>.json`` in ``config/templates/`` or in a site's ``templates/``."""
+
+    TemplateTags: _TemplateTags
+    EquipmentTags: TemplateEquipmentTags
     Channels: dict[str, Channel]
 
 
@@ -352,7 +409,7 @@ class BrokerEntry(Keys):
 class StoreEntry(Keys):
     """The store of frames."""
 
-    FrameInterval: Annotated[float, Field(ge=0.05, le=60)] = 0.5  # s, bound of a power cut's loss
+    FrameInterval: Annotated[float, Field(ge=0.001, le=60)] = 0.5  # s, bound of a power cut's loss
     FrameRecordsMax: Annotated[int, Field(ge=1, le=100_000)] = 5000
     QuotaBytes: Annotated[int, Field(ge=1_000_000)] = 1_000_000_000
     BacklogRecordsPerSecond: Annotated[int, Field(ge=100)] = 50_000

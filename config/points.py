@@ -31,7 +31,7 @@ assert POINT.itemsize == 40
 NO_POINT: Final = 0
 
 PointKind = Literal["analog", "discrete"]
-PointSource = Literal["device", "rule", "gateway"]
+PointSource = Literal["device", "rule", "gateway", "virtual"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,8 @@ class PointDef:
     index            row of the point table, 1 and up
     tag              ``Equipment.Channel``, unique in the site
     kind             ``analog`` (a number with units) or ``discrete`` (whole numbers, with names)
-    source           who writes it: a device's poll, the rule program, or the gateway itself
+    source           who writes it: a device's poll, the rule program (``virtual``: it calculates
+                     the point; ``rule``: the point shows a rule), or the gateway itself
     scan_class       name of the scan class that polls it; empty where no device does
     age_ns_max       older than this is bad
     deadband         smallest change that is reported, in units of the point

@@ -23,6 +23,7 @@ from config.model import (
     PersonalityFile,
     SystemConfig,
     SystemStatesFile,
+    TemplateFile,
 )
 
 SCHEMA_FILE: Final = Path(__file__).with_name("schema.json")
@@ -31,6 +32,7 @@ SCHEMA_FILE: Final = Path(__file__).with_name("schema.json")
 FILE_KINDS: Final[tuple[tuple[str, type[BaseModel]], ...]] = (
     ("<name>-Config.json", SystemConfig),
     ("<instrument>.json", InstrumentFile),
+    ("templates/<maker>-<model>.json", TemplateFile),
     ("<name>_Personality.json", PersonalityFile),
     ("<name>_AlarmStates.json", AlarmStatesFile),
     ("<name>_SystemStates.json", SystemStatesFile),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from config.model import (
@@ -31,7 +31,8 @@ class ScanClass:
 class Instrument:
     """One active instrument: its file, its tags, its active channels and their points.
 
-    `channels` and `points` have the same keys (channel names) in the same order.
+    `channels` and `points` have the same keys (channel names) in the same order; `periods_ns` has
+    the poll period of each scan class.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Instrument:
     tags: EquipmentTags
     channels: Mapping[str, Channel]
     points: Mapping[str, PointDef]
+    periods_ns: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,8 @@ UNCERTAIN_LAST_USABLE: Final = 0x40900000
 UNCERTAIN_NO_COMMUNICATION: Final = 0x408F0000
 UNCERTAIN_SENSOR_NOT_ACCURATE: Final = 0x40930000
 UNCERTAIN_UNITS_EXCEEDED: Final = 0x40940000
+UNCERTAIN_SUB_NORMAL: Final = 0x40950000
+BAD: Final = 0x80000000
 BAD_COMMUNICATION_ERROR: Final = 0x80050000
 BAD_DECODING_ERROR: Final = 0x80070000
 BAD_TIMEOUT: Final = 0x800A0000
@@ -55,6 +57,12 @@ STATUS_ROWS: Final[tuple[StatusRow, ...]] = (
         "UncertainEngineeringUnitsExceeded",
         "outside the declared Minimum and Maximum of an input",
     ),
+    StatusRow(
+        UNCERTAIN_SUB_NORMAL,
+        "UncertainSubNormal",
+        "calculated, and an input of the expression is uncertain",
+    ),
+    StatusRow(BAD, "Bad", "calculated from a bad input, or the result is no number"),
     StatusRow(BAD_COMMUNICATION_ERROR, "BadCommunicationError", "the exchange failed"),
     StatusRow(BAD_DECODING_ERROR, "BadDecodingError", "the device answered garbage"),
     StatusRow(BAD_TIMEOUT, "BadTimeout", "the device did not answer in time"),

@@ -109,8 +109,10 @@ def shared_addresses(
                 group[name] = group[first]
     findings = []
     for name in slots:
+        if len(group[name]) == 1:
+            continue  # nearly all; the search for the others' order would be quadratic
         members = [other for other in slots if other in group[name]]
-        if len(members) > 1 and members[0] == name:
+        if members[0] == name:
             findings.append(_shared(instrument, members, where(name)))
     return findings
 

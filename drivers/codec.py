@@ -1,14 +1,15 @@
-"""Registers to numbers and back: data types, byte and word orders, bit fields, scaling.
+"""What registers mean: data types, byte and word orders, bit fields, scaling; and writing them.
 
 Scaling is the seeds': ``value = round((raw + Offset) * Scalar, Decimal)``; a write is its inverse,
 ``raw = value / Scalar - Offset``. ``HEX``, ``bool`` and ``bit`` are not scaled. Everything here is
-pure; floats are IEEE 754, integers two's complement.
+pure; floats are IEEE 754, integers two's complement. Reading is in drivers/modbus/decoder.py.
 """
 
 from __future__ import annotations
 
 import math
 import struct
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config.model import Channel, Order
-from drivers.errors import Garbled, OutOfRange
+from drivers.errors import OutOfRange
 
 WORDS_MAX: Final = 4  # registers of one value
 
@@ -38,7 +39,7 @@ PATTERNS: Final = frozenset(("hex", "bool", "bit"))
 DATA_TYPES: Final = ("HEX", "bool", "bit", *NUMBERS)
 
 _UNSIGNED: Final = frozenset(("uint16", "uint32", "uint64", "hex"))
-_FLOATS: Final = frozenset(("float16", "float32", "float64"))
+FLOATS: Final = frozenset(("float16", "float32", "float64"))
 # From here on every float64 is a whole number, so rounding can't change it (2^52).
 _WHOLE_FROM: Final = 4503599627370496.0
 
@@ -115,17 +116,26 @@ def coding_of(channel: Channel, byte_order: Order, word_order: Order) -> Coding:
 
 
 class Scaling:
-    """Raw numbers to engineering units, a whole block at once."""
+    """Raw numbers to engineering units, many at once."""
 
     def __init__(self, codings: Sequence[Coding]) -> None:
         """`codings` in the order of the values; those of pattern types pass unchanged."""
-        self._offset = np.array([c.offset if c.scaled else 0.0 for c in codings])
-        self._scalar = np.array([c.scalar if c.scaled else 1.0 for c in codings])
-        rounded = [i for i, c in enumerate(codings) if c.scaled and c.decimal is not None]
-        self._rounded = np.array(rounded, dtype=np.intp)
-        self._power = np.array([10.0 ** (codings[i].decimal or 0) for i in rounded])
+        self._offset = _shortest([c.offset if c.scaled else 0.0 for c in codings])
+        self._scalar = _shortest([c.scalar if c.scaled else 1.0 for c in codings])
+        # What would change nothing is left out; adding 0.0 makes a float's -0.0 a plain 0.0.
+        floats = any(c.data_type in FLOATS for c in codings)
+        self._adds = floats or bool(np.any(self._offset != 0.0))
+        self._scales = bool(np.any(self._scalar != 1.0))
+        largest = max((_largest(c) for c in codings), default=0.0)
+        self._may_overflow = not largest < math.inf
+        self._rounded = [i for i, c in enumerate(codings) if c.scaled and c.decimal is not None]
+        self._rounded_rows = np.array(self._rounded, dtype=np.intp)
+        self._power = _shortest([10.0 ** (codings[i].decimal or 0) for i in self._rounded])
+        self._whole_from = _WHOLE_FROM / self._power
+        self._may_be_whole = not bool((largest < self._whole_from).all())
         marks = [(i, _as_raw(c, s)) for i, c in enumerate(codings) for s in c.sentinels]
-        self._marked = np.array([i for i, _ in marks], dtype=np.intp)
+        self._marked = [i for i, _ in marks]
+        self._marked_rows = np.array(self._marked, dtype=np.intp)
         self._mark = np.array([s for _, s in marks], dtype=np.float64)
 
     def __call__(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -135,16 +145,68 @@ class Scaling:
         to even after multiplication by the power of ten, as numpy does.
         """
         with np.errstate(over="ignore", invalid="ignore"):
-            value = (raw + self._offset) * self._scalar
-            if len(self._rounded):
-                exact = value[self._rounded]
-                near = np.rint(exact * self._power) / self._power
-                fine = np.abs(exact) >= _WHOLE_FROM / self._power
-                value[self._rounded] = np.where(fine, exact, near)
-            if len(self._marked):
-                value[self._marked[raw[self._marked] == self._mark]] = np.nan
-            value[~np.isfinite(value)] = np.nan
+            return self.part(raw.copy(), 0, len(raw))
+
+    def part(self, raw: NDArray[np.float64], start: int, end: int) -> NDArray[np.float64]:
+        """The same for the values start to end - 1 alone; `raw` is used up.
+
+        The caller lets numpy ignore overflows and invalid operations.
+        """
+        marked = self._sentinels(raw, start, end) if self._marked else None
+        value = raw
+        if self._adds:
+            value += _cut(self._offset, start, end)
+        if self._scales:
+            value *= _cut(self._scalar, start, end)
+        if self._rounded:
+            self._round(value, start, end)
+        if marked is not None:
+            value[marked] = np.nan
+        if self._may_overflow:
+            finite = np.isfinite(value)
+            if np.count_nonzero(finite) != len(finite):
+                value[~finite] = np.nan
         return value
+
+    def _sentinels(self, raw: NDArray[np.float64], start: int, end: int) -> NDArray[np.intp]:
+        """Which of the raw numbers mean "no value"."""
+        first, last = bisect_left(self._marked, start), bisect_left(self._marked, end)
+        rows: NDArray[np.intp] = self._marked_rows[first:last] - start
+        return rows[raw[rows] == self._mark[first:last]]
+
+    def _round(self, value: NDArray[np.float64], start: int, end: int) -> None:
+        first, last = bisect_left(self._rounded, start), bisect_left(self._rounded, end)
+        power = _cut(self._power, first, last)
+        every = last - first == end - start
+        rows = slice(None) if every else self._rounded_rows[first:last] - start
+        exact = value[rows]  # a copy, unless every value is rounded
+        near = np.multiply(exact, power, out=None if self._may_be_whole else exact)
+        np.rint(near, out=near)
+        near /= power
+        if self._may_be_whole:
+            whole = np.abs(exact) >= _cut(self._whole_from, first, last)
+            if np.count_nonzero(whole):
+                near = np.where(whole, exact, near)
+        if self._may_be_whole or not every:
+            value[rows] = near
+
+
+def _largest(coding: Coding) -> float:
+    """No value of this coding is larger than that; infinity where it may be anything."""
+    if coding.data_type in FLOATS:
+        return math.inf
+    raw = 2.0 ** (16 * coding.words)
+    return (raw + abs(coding.offset)) * abs(coding.scalar) if coding.scaled else raw
+
+
+def _shortest(numbers: Sequence[float]) -> NDArray[np.float64]:
+    """(N,) numbers, or (1,) where all are the same: that one is spread over any part."""
+    array = np.array(numbers, dtype=np.float64)
+    return array[:1].copy() if len(array) and bool((array == array[0]).all()) else array
+
+
+def _cut(numbers: NDArray[np.float64], start: int, end: int) -> NDArray[np.float64]:
+    return numbers if len(numbers) == 1 else numbers[start:end]
 
 
 def _as_raw(coding: Coding, sentinel: float) -> float:
@@ -154,7 +216,7 @@ def _as_raw(coding: Coding, sentinel: float) -> float:
     -32768, and -1 for an unsigned one: both spellings mean the same register. A float is compared
     in its own precision.
     """
-    if coding.data_type in _FLOATS:
+    if coding.data_type in FLOATS:
         code = NUMBERS[coding.data_type][0]
         try:
             return float(struct.unpack(code, struct.pack(code, sentinel))[0])
@@ -166,93 +228,6 @@ def _as_raw(coding: Coding, sentinel: float) -> float:
     if coding.data_type in _UNSIGNED and -(2.0 ** (bits - 1)) <= sentinel < 0:
         return sentinel + 2.0**bits
     return sentinel
-
-
-class RegisterDecoder:
-    """Decodes the registers of one block; built once, called at every poll."""
-
-    def __init__(self, codings: Sequence[Coding], places: Sequence[int], count: int) -> None:
-        """`places` are the first registers of the values, relative to the block of `count`."""
-        self._count = count
-        self._size = len(codings)
-        self._scaling = Scaling(codings)
-        alike: dict[tuple[str, int, Order], list[int]] = {}
-        for row, coding in enumerate(codings):
-            alike.setdefault((coding.data_type, coding.words, coding.byte_order), []).append(row)
-        self._groups = [
-            _Group(rows, [codings[row] for row in rows], [places[row] for row in rows])
-            for rows in alike.values()
-        ]
-
-    def __call__(self, data: bytes) -> NDArray[np.float64]:
-        """2 * count bytes, as the device sent them -> (N,) engineering units, NaN = no value.
-
-        Raises Garbled where the length is another one.
-        """
-        if len(data) != 2 * self._count:
-            raise Garbled(f"{len(data)} bytes in place of {self._count} registers")
-        registers = np.frombuffer(data, dtype=">u2")
-        raw = np.empty(self._size, dtype=np.float64)
-        with np.errstate(invalid="ignore"):  # a signalling NaN is still a NaN
-            for group in self._groups:
-                raw[group.rows] = group.numbers(registers)
-        return self._scaling(raw)
-
-
-class _Group:
-    """Values of one type, size and byte order; their word orders are in the gather index."""
-
-    def __init__(self, rows: list[int], codings: list[Coding], places: list[int]) -> None:
-        self.rows = np.array(rows, dtype=np.intp)
-        self._type = codings[0].data_type
-        self._swap = codings[0].byte_order == "Little"
-        # (n, words), most significant register first
-        self._gather = np.array(
-            [
-                [place + k for k in _significance(coding)]
-                for coding, place in zip(codings, places, strict=True)
-            ],
-            dtype=np.intp,
-        )
-        self._start = np.array([c.bit_start for c in codings], dtype=np.uint64)
-        self._mask = np.array([_field_mask(c) >> c.bit_start for c in codings], dtype=np.uint64)
-
-    def numbers(self, registers: NDArray[np.uint16]) -> NDArray[np.float64]:
-        words = registers[self._gather]
-        if self._swap:
-            words = words.byteswap()
-        if self._type in NUMBERS:
-            layout = ">" + NUMBERS[self._type][0]
-            numbers = words.view(layout).ravel()
-        else:
-            numbers = self._pattern(words)
-        return numbers.astype(np.float64)
-
-    def _pattern(self, words: NDArray[np.uint16]) -> NDArray[np.uint64]:
-        whole = np.zeros(len(words), dtype=np.uint64)
-        for column in range(words.shape[1]):
-            whole = whole << np.uint64(16) | words[:, column].astype(np.uint64)
-        if self._type == "bit":
-            return whole >> self._start & self._mask
-        if self._type == "bool":
-            return (whole != 0).astype(np.uint64)
-        return whole
-
-
-class BitDecoder:
-    """Decodes a block of coils or discrete inputs to 0 and 1."""
-
-    def __init__(self, places: Sequence[int], count: int) -> None:
-        """`places` are the bits of the values, relative to the block of `count` bits."""
-        self._places = np.array(places, dtype=np.intp)
-        self._bytes = (count + 7) // 8
-
-    def __call__(self, data: bytes) -> NDArray[np.float64]:
-        """Packed bits, the first one lowest -> (N,) 0.0 or 1.0. Raises Garbled on other lengths."""
-        if len(data) != self._bytes:
-            raise Garbled(f"{len(data)} bytes of bits in place of {self._bytes}")
-        bits = np.unpackbits(np.frombuffer(data, dtype=np.uint8), bitorder="little")
-        return bits[self._places].astype(np.float64)
 
 
 # ---------------------------------------------------------------- writing
@@ -267,7 +242,7 @@ def encode(coding: Coding, value: float) -> tuple[int, ...]:
     assert coding.data_type != "bit"
     if coding.scaled:
         raw = unscaled(coding, value)
-        if coding.data_type in _FLOATS:
+        if coding.data_type in FLOATS:
             number = _float_bits(coding, raw)
         else:
             number = _integer_bits(coding, raw)
@@ -282,7 +257,7 @@ def insert_bits(coding: Coding, registers: Sequence[int], value: float) -> tuple
 
     Raises OutOfRange where the field can't hold the value.
     """
-    field = _field_mask(coding)
+    field = field_mask(coding)
     number = _whole(coding, value, field >> coding.bit_start)
     whole = _join(coding, registers)
     return _split(coding, (whole & ~field) | number << coding.bit_start)
@@ -294,7 +269,7 @@ def field_masks(coding: Coding, value: float) -> tuple[int, int]:
     For fields of one register. Raises OutOfRange where the field can't hold the value.
     """
     assert coding.words == 1
-    (keep,) = _split(coding, ~_field_mask(coding) & 0xFFFF)
+    (keep,) = _split(coding, ~field_mask(coding) & 0xFFFF)
     (put,) = insert_bits(coding, (0,), value)
     return keep, put
 
@@ -315,7 +290,7 @@ def register_bits(coding: Coding) -> list[int]:
 
     Two values share an address where these meet, the registers' addresses added.
     """
-    mask = _field_mask(coding) if coding.data_type == "bit" else (1 << 16 * coding.words) - 1
+    mask = field_mask(coding) if coding.data_type == "bit" else (1 << 16 * coding.words) - 1
     registers = _split(coding, mask)
     return [
         16 * place + bit
@@ -325,11 +300,12 @@ def register_bits(coding: Coding) -> list[int]:
     ]
 
 
-def _field_mask(coding: Coding) -> int:
+def field_mask(coding: Coding) -> int:
+    """The bits of the whole value that belong to a ``bit`` field."""
     return (1 << coding.bit_end + 1) - (1 << coding.bit_start)
 
 
-def _significance(coding: Coding) -> range:
+def significance(coding: Coding) -> range:
     """Places of the registers from the most to the least significant."""
     if coding.word_order == "Big":
         return range(coding.words)
@@ -343,7 +319,7 @@ def _swapped(register: int) -> int:
 def _split(coding: Coding, number: int) -> tuple[int, ...]:
     """A whole value as registers in the order of their addresses."""
     registers = [0] * coding.words
-    for place in reversed(_significance(coding)):
+    for place in reversed(significance(coding)):
         registers[place] = number & 0xFFFF
         number >>= 16
     if coding.byte_order == "Little":
@@ -353,7 +329,7 @@ def _split(coding: Coding, number: int) -> tuple[int, ...]:
 
 def _join(coding: Coding, registers: Sequence[int]) -> int:
     number = 0
-    for place in _significance(coding):
+    for place in significance(coding):
         register = registers[place]
         number = number << 16 | (_swapped(register) if coding.byte_order == "Little" else register)
     return number

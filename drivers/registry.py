@@ -9,28 +9,40 @@ from config.findings import Finding
 from config.model import REQUEST_TOPIC
 from config.points import state_number
 from config.site import Instrument, Site
-from drivers import modbus, scpi
+from drivers import ping, virtual
 from drivers.addresses import module_findings
 from drivers.contract import DriverProtocol
+from drivers.modbus import rtu as modbus_rtu
+from drivers.modbus import tcp as modbus
+from drivers.mqtt import driver as mqtt
+from drivers.opcua import driver as opcua
+from drivers.opto import driver as opto
+from drivers.pmu import driver as pmu
+from drivers.postgresql import driver as postgresql
+from drivers.scpi import driver as scpi
+from drivers.sunspec import driver as sunspec
 
 PROTOCOLS: Final[tuple[DriverProtocol, ...]] = (
     modbus.PROTOCOL,
+    modbus_rtu.PROTOCOL,
+    mqtt.PROTOCOL,
+    opcua.PROTOCOL,
+    opto.PROTOCOL,
+    ping.PROTOCOL,
+    pmu.PROTOCOL,
+    postgresql.PROTOCOL,
     scpi.PROTOCOL,
+    sunspec.PROTOCOL,
+    virtual.PROTOCOL,
 )
 
 # Communication names of the seed system that no driver speaks yet.
 SEED_NAMES: Final = frozenset(
     (
         "DoubleModbusTcp",
-        "MQTT",
-        "ModbusRTU",
         "ModbusRTUDouble",
         "ModbusTcpKRBH",
-        "Opto",
-        "Ping",
-        "PostGreSQL",
         "SingleModbusTcp",
-        "Virtual",
     )
 )
 
@@ -46,14 +58,49 @@ def protocol_of(communication: str) -> DriverProtocol | None:
 def check_instrument(instrument: Instrument) -> list[Finding]:
     """Findings of one instrument: its driver's own, and those that concern every driver."""
     protocol = protocol_of(instrument.tags.Communication)
-    findings = [_missing(instrument)] if protocol is None else protocol.check(instrument)
-    return findings + module_findings(instrument)
+    if protocol is None:
+        findings = [_missing(instrument)]
+    else:
+        findings = protocol.check(instrument) + _keys_without_effect(instrument, protocol)
+    return findings + module_findings(instrument) + _stray_expressions(instrument)
+
+
+def _keys_without_effect(instrument: Instrument, protocol: DriverProtocol) -> list[Finding]:
+    """Keys that other protocols read and this one does not, and that say something."""
+    tags, findings = instrument.tags, []
+    for key in sorted(frozenset().union(*(other.keys for other in PROTOCOLS)) - protocol.keys):
+        value = getattr(tags, key)
+        if value in (None, "", type(tags).model_fields[key].default):
+            continue
+        users = ", ".join(other.names[0] for other in PROTOCOLS if key in other.keys)
+        text = f"{key} has no effect with {tags.Communication}; it is for {users}. Leave it out."
+        findings.append(
+            Finding(instrument.file, f"EquipmentTags.{key}", "key-without-effect", text, "warning")
+        )
+    return findings
+
+
+def _stray_expressions(instrument: Instrument) -> list[Finding]:
+    """Expressions of channels that a device gives."""
+    if instrument.tags.Communication in virtual.PROTOCOL.names:
+        return []
+    return [
+        Finding(
+            instrument.file,
+            f"Channels.{name}.Expression",
+            "expression-not-virtual",
+            "Only channels of an instrument with Communication Virtual are calculated. Move it "
+            "there, or leave the Expression out.",
+        )
+        for name, channel in instrument.channels.items()
+        if channel.Expression is not None
+    ]
 
 
 def check_instruments(site: Site) -> list[Finding]:
     """Findings of all active instruments of a site, and of what control methods write to them."""
     findings = [finding for i in site.instruments.values() for finding in check_instrument(i)]
-    return findings + check_methods(site)
+    return findings + modbus_rtu.check_lines(site.instruments.values()) + check_methods(site)
 
 
 def check_methods(site: Site) -> list[Finding]:

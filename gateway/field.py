@@ -14,7 +14,7 @@ import hashlib
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +28,7 @@ from config.findings import SiteError
 from config.load import require_site
 from config.points import GATEWAY_EQUIPMENT, PointDef
 from config.site import Site
+from drivers.contract import Surroundings
 from drivers.registry import check_instruments, protocol_of
 from gateway import kernel_cache, process, retain
 from gateway.commands import Commands, Write
@@ -36,7 +37,9 @@ from gateway.core.paths import StatePaths
 from gateway.core.records import Birth, Event
 from gateway.core.table import PointTable
 from gateway.journal import Journal
+from gateway.learned import Learned, LearnedError
 from gateway.local_server import LocalServer
+from gateway.plan import check_plan
 from gateway.poll import DevicePoller
 from gateway.scan import Scan
 from safety.compile import compile_site
@@ -48,19 +51,22 @@ log = logging.getLogger("gatepost.field")
 STOP_OUTPUTS_S: Final = 2.0  # how long an orderly stop waits for outputs to be safe
 RETAIN_RETRY_S: Final = 5.0  # a latch that could not be kept is kept later
 FAREWELL_S: Final = 3.0  # and for the link to take the last records
+LEARNED_GAP_S: Final = 5.0  # between two writings of what devices refuse
+REFUSED_SHOWN_MAX: Final = 10  # labels in one event
 HOUSEKEEPING_S: Final = 1.0
+SCAN_GAP_S: Final = 0.002  # at least, behind a scan that landing points asked for
 
 
 def prepare(folder: Path) -> tuple[Site, Program]:
     """Load, check and compile a site. Raises SiteError with every error at once."""
     site = require_site(folder)
     program, findings = compile_site(site)
-    findings += check_site(site) + check_instruments(site)
+    findings += check_site(site) + check_instruments(site) + check_plan(site)
     errors = sorted(f for f in findings if f.severity == "error")
     if errors or program is None:
         raise SiteError(errors)
     # Rules' points get the names of their levels: 0 is "inactive", see safety/layout.py.
-    names = {info.point: ("", *info.levels) for info in program.info}
+    names = {info.point: ("", *info.levels) for info in program.info if info.kind != "value"}
     points = tuple(
         dataclasses.replace(p, states=names[p.index]) if p.index in names else p
         for p in site.points
@@ -92,6 +98,7 @@ class Field:
         self._paths = paths
         self._disk = ThreadPoolExecutor(1, "retain")  # one thread: the file is written in order
         self._latches = asyncio.Event()
+        self._landed = asyncio.Event()  # protective points are new: scan before the grid says so
         self._not_kept = ""  # why the retain file could not be written, or nothing
         previous, damaged = self._restore()
         self.epoch = max(clock.utc_ns() // 1_000_000, previous.epoch + 1)
@@ -109,6 +116,8 @@ class Field:
         self.table.rows["utc_ns"] = clock.utc_ns()  # "waiting for initial data" since now
         self.journal = Journal(site.points, self.epoch, birth.hash)
         self.commands = Commands(site.points, self._receipt, inert_points(site, engine.program))
+        self._learned = Learned(paths.learned)
+        self._learned_new = asyncio.Event()
         self.pollers = self._make_pollers()
         self.scan = Scan(
             site, self.table, engine, self.commands, self.journal, clock, self._enqueue
@@ -155,6 +164,12 @@ class Field:
         return ""
 
     def _make_pollers(self) -> dict[str, DevicePoller]:
+        try:
+            self._learned.load()
+        except LearnedError as error:
+            log.warning("%s", error)
+        self._learned.keep(self.site.instruments)
+        surroundings = Surroundings(self.clock)
         pollers = {}
         for name, instrument in self.site.instruments.items():
             protocol = protocol_of(instrument.tags.Communication)
@@ -166,7 +181,8 @@ class Field:
                 self.table,
                 self.engine.program.protective,
                 self,
-                self.clock,
+                surroundings,
+                self._learned.labels(name),
             )
         return pollers
 
@@ -183,8 +199,9 @@ class Field:
             self.pollers[write.point.equipment].enqueue(write)
 
     def on_block(self, protective: bool) -> None:
-        """See gateway.poll.Listener."""
-        self.scan.on_block(protective)
+        """See gateway.poll.Listener. What lands together is scanned together."""
+        if protective:
+            self._landed.set()
 
     def on_written(self, write: Write, now_mono_ns: int) -> None:
         """See gateway.poll.Listener."""
@@ -199,6 +216,14 @@ class Field:
         self._event("device", {"device": name, "up": up, "reason": reason})
         if not up:
             self.commands.device_lost(self.pollers[name].indexes)
+
+    def on_refused(self, name: str, labels: Collection[str]) -> None:
+        """See gateway.poll.Listener."""
+        shown = list(labels)[:REFUSED_SHOWN_MAX]
+        body = {"device": name, "up": True, "refuses": shown, "refused_blocks": len(labels)}
+        self._event("device", body)
+        self._learned.add(name, labels)
+        self._learned_new.set()
 
     # ------------------------------------------------------------ status
 
@@ -266,11 +291,12 @@ class Field:
         """Run until `stop`, then leave every output safe and say farewell."""
         self.engine.warm_up()
         await self.server.start()
-        gc.collect()
+        process.give_back_memory()
         gc.freeze()  # what start-up made never needs another look; shortens every later pause
         tasks = [asyncio.create_task(poller.run()) for poller in self.pollers.values()]
         tasks.append(asyncio.create_task(self._scan_forever()))
         tasks.append(asyncio.create_task(self._keep_latches()))
+        tasks.append(asyncio.create_task(self._keep_learned()))
         tasks.append(asyncio.create_task(self._keep_house()))
         stopped = asyncio.create_task(stop.wait())
         try:
@@ -289,20 +315,26 @@ class Field:
             self._disk.shutdown(wait=False)
 
     async def _scan_forever(self) -> None:
-        """Scan on a fixed grid; a scan that comes too late for its period is counted, not run."""
+        """Scan on a fixed grid, and between when protective points land.
+
+        A scan that comes too late for its period is counted, not run.
+        """
         clock, statistics, period_ns = self.clock, self.scan.statistics, self.site.scan_period_ns
         due_ns = clock.monotonic_ns()
         while True:
-            wait_ns = due_ns - clock.monotonic_ns()
-            if wait_ns > 0:
-                await asyncio.sleep(wait_ns / 1e9)
+            if await self._landed_before(due_ns):
+                statistics.extra += 1
+                began_ns = clock.monotonic_ns()
+                self._scan_once()
+                # The polls get at least as much time as these scans, and the grid its own.
+                now_ns = clock.monotonic_ns()
+                gap_ns = max(now_ns - began_ns, round(SCAN_GAP_S * 1e9))
+                await asyncio.sleep(max(0, min(gap_ns, due_ns - now_ns)) / 1e9)
+                continue
             statistics.late(max(0, clock.monotonic_ns() - due_ns))
-            self.scan.run()
+            self._scan_once()
             if statistics.count == 1:
                 log.info("first scan; %d points, epoch %d", len(self.site.points), self.epoch)
-            if self.scan.latches_changed:
-                self.scan.latches_changed = False
-                self._latches.set()
             due_ns += period_ns
             behind_ns = clock.monotonic_ns() - due_ns
             if behind_ns >= period_ns:
@@ -310,6 +342,24 @@ class Field:
                 statistics.overruns += missed
                 due_ns += missed * period_ns
             await asyncio.sleep(0)
+
+    async def _landed_before(self, due_ns: int) -> bool:
+        """Wait for protective points or for the grid; True where the points came first."""
+        wait_ns = due_ns - self.clock.monotonic_ns()
+        if wait_ns <= 0:
+            return False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_ns / 1e9):
+                await self._landed.wait()
+                return True
+        return False
+
+    def _scan_once(self) -> None:
+        self._landed.clear()
+        self.scan.run()
+        if self.scan.latches_changed:
+            self.scan.latches_changed = False
+            self._latches.set()
 
     async def _keep_latches(self) -> None:
         """Write the retain file when latches changed, again while the disk refuses.
@@ -323,6 +373,21 @@ class Field:
             if self._not_kept:
                 await asyncio.sleep(RETAIN_RETRY_S)
                 self._latches.set()
+
+    async def _keep_learned(self) -> None:
+        """Write what devices refuse when that changed; not too often, latches go first."""
+        while True:
+            await self._learned_new.wait()
+            await self._save_learned()
+            await asyncio.sleep(LEARNED_GAP_S)
+
+    async def _save_learned(self) -> None:
+        self._learned_new.clear()
+        loop, content = asyncio.get_running_loop(), self._learned.content()
+        try:
+            await loop.run_in_executor(self._disk, self._learned.save, content)
+        except LearnedError as error:
+            log.warning("%s", error)
 
     async def _retain(self, last: int) -> None:
         """Write the retain file in its thread; a disk that refuses is an event, not an end."""
@@ -395,6 +460,8 @@ class Field:
                 while self.server.taken < self.journal.last:
                     await asyncio.sleep(0.02)
         await self._retain(self.journal.last)
+        if self._learned_new.is_set():
+            await self._save_learned()
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:

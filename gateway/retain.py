@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from gateway.core.files import replace_file
 
 RETAIN_BYTES_MAX = 16_000_000  # of 50,000 latched rules with long names
 
@@ -57,18 +58,8 @@ def save(path: Path, retained: Retained) -> None:
     """Replace the file durably. Raises RetainError; the old file is whole in any case."""
     body = json.dumps(asdict(retained), sort_keys=True)
     text = json.dumps({"sha256": hashlib.sha256(body.encode()).hexdigest(), "body": body})
-    beside = path.with_suffix(".new")
     try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        replace_file(path, text)
     except OSError as error:
         raise RetainError(f"{path}: {error.strerror}") from error
 

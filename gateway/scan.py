@@ -84,7 +84,11 @@ class Scan:
         self._gateway = {
             p.channel: p.index for p in site.points if p.equipment == GATEWAY_EQUIPMENT
         }
-        self._rule_rows = np.array([i.point for i in engine.program.info], dtype=np.int32)
+        info = engine.program.info
+        self._shown = np.array([n for n, i in enumerate(info) if i.kind != "value"], dtype=np.intp)
+        self._rule_rows = np.array([info[n].point for n in self._shown], dtype=np.int32)
+        calculated = [i.point for i in info if i.kind == "value"]
+        self._calculated = np.array(calculated, dtype=np.int32)
         self._startup = True
         self._stop_demands = {
             p.index: Demand(p.safe_value, "stop", trip=True, source_ns=0)
@@ -100,12 +104,6 @@ class Scan:
         index = self._gateway[channel]
         self._table.put_one(index, value, code, now_utc_ns, now_mono_ns)
 
-    def on_block(self, protective: bool) -> None:
-        """A block landed; protective points don't wait for the grid."""
-        if protective:
-            self.statistics.extra += 1
-            self.run()
-
     def run(self) -> None:
         """One scan."""
         now_mono_ns, now_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
@@ -115,6 +113,7 @@ class Scan:
         latched = None if reset is None else self._engine.latched.copy()
         for rule in self._engine.scan(rows, now_mono_ns, reset is not None):
             self._rule_changed(int(rule), now_mono_ns, now_utc_ns)
+        rows["utc_ns"][self._calculated] = now_utc_ns
         if reset is not None and latched is not None:
             self._tell_reset(reset, latched)
         self._show_rules(now_mono_ns, now_utc_ns)
@@ -172,6 +171,7 @@ class Scan:
     def _show_rules(self, now_mono_ns: int, now_utc_ns: int) -> None:
         """Rule points carry the rules' values and status; only what differs is written."""
         values, codes = self._engine.rule_points()
+        values, codes = values[self._shown], codes[self._shown]
         rows = self._table.rows[self._rule_rows]
         moved = np.flatnonzero((rows["value"] != values) | (rows["status"] != codes))
         if len(moved):

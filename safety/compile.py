@@ -44,10 +44,8 @@ class _Compiler:
         self._site = site
         self._points: dict[str, PointDef] = {point.tag: point for point in site.points}
         self.findings: list[Finding] = []
-        rows = collect(site.personality)
-        tags: dict[str, RuleKey] = {
-            rule_tag(row.kind, row.name): (row.kind, row.name) for row in rows
-        }
+        rows = collect(site.personality, site.instruments.values())
+        tags: dict[str, RuleKey] = {_tag(row): (row.kind, row.name) for row in rows}
         self._rules = Rules(rows, tags)
         self._texts: dict[str, int] = {"": 0}
         self._consts: dict[str, int] = {}
@@ -102,6 +100,10 @@ class _Compiler:
 
     def _result_level(self, row: Row, piece: Piece) -> int:
         """The string id that a true condition stands for; 0 where the code gives names."""
+        if row.kind == "value":
+            if piece.kind not in ("number", "boolean", "switch", "any"):
+                self._report("rule-type", "The expression gives a name; a point needs a number.")
+            return 0
         is_condition = piece.kind in ("boolean", "switch") or row.is_bare_condition
         if piece.kind == "any":
             return 0
@@ -149,7 +151,7 @@ class _Compiler:
         """See safety.emit.Scope."""
         assert self._row is not None
         used = self._rules.of_tag(tag)
-        if used is not None:
+        if used is not None and used.kind != "value":
             return self._of_row(used)
         point = self._points.get(tag)
         if point is None or point.source == "rule":
@@ -162,7 +164,8 @@ class _Compiler:
             )
             self._report("point-not-readable", message, Point(tag))
             return None
-        self._row.inputs |= {point.index}
+        if used is None:
+            self._row.inputs |= {point.index}
         return point
 
     def _undefined(self, tag: str) -> str:
@@ -210,7 +213,7 @@ class _Compiler:
         acts = any(row.kind == "control" for row in rows) or any(
             point.is_output for point in self._site.points
         )
-        if not acts or any(is_estop(row.name) and row.kind != "state" for row in rows):
+        if not acts or any(is_estop(row.name) and row.kind in ("alarm", "control") for row in rows):
             return
         file = personality.controls_file or personality.alarms_file or "personality"
         message = (
@@ -228,10 +231,12 @@ class _Compiler:
     ) -> Program:
         rules = np.zeros(len(rows), dtype=RULE)
         for row, (start, stop, level_true) in zip(rows, spans, strict=True):
-            first = self.text_id(row.levels[0])
+            first = self.text_id(row.levels[0]) if row.levels else 0
             delays = round(row.rule.OnDelay * 1e9), round(row.rule.OffDelay * 1e9)
             kind, latch = row.rule_kind, int(row.latch)
-            rules[row.index] = (start, stop, kind, row.on_bad, level_true, first, latch, 0, *delays)
+            shown = self._points[row.name].index if row.kind == "value" else 0
+            head = (start, stop, kind, row.on_bad, level_true, first, latch, shown)
+            rules[row.index] = (*head, *delays)
         driven = {drive.point.index: drive.point for _, _, drive in effects}
         for point in self._site.points:
             if point.is_output and not np.isnan(point.safe_value):
@@ -262,7 +267,7 @@ class _Compiler:
 
     def _info(self, row: Row) -> RuleInfo:
         assert row.term is not None
-        point = self._points.get(rule_tag(row.kind, row.name))
+        point = self._points.get(_tag(row))
         return RuleInfo(
             name=row.name,
             kind=layout.KIND_NAMES[row.rule_kind],
@@ -273,6 +278,11 @@ class _Compiler:
             priority=getattr(row.rule, "Priority", ""),
             latch=row.latch,
         )
+
+
+def _tag(row: Row) -> str:
+    """The tag of the point that shows a row."""
+    return row.name if row.kind == "value" else rule_tag(row.kind, row.name)
 
 
 def _frozen(values: object, dtype: DTypeLike) -> NDArray:

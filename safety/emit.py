@@ -173,6 +173,9 @@ class Emitter:
                 piece = self._point(tag)
                 if piece.kind != "any" and piece.point is None:
                     self._report("rule-type", f"age() takes a point of a device, not {tag}.")
+                elif piece.point is not None and piece.point.source == "virtual":
+                    text = f"{tag} is calculated anew in every scan; ask for the age of its inputs."
+                    self._report("rule-type", text)
                 index = piece.point.index if piece.point else 0
                 return Piece("number", [layout.OP_AGE, index])
             case Age() | Name():

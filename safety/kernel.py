@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from config.status import BAD_WAITING_FOR_INITIAL_DATA
+from config.status import BAD, BAD_WAITING_FOR_INITIAL_DATA, GOOD, UNCERTAIN_SUB_NORMAL
 from safety.layout import (
     CAUSE_NONE,
     CAUSE_STARTUP,
@@ -24,6 +24,7 @@ from safety.layout import (
     KIND_ALARM,
     KIND_STATE,
     KIND_TRIP,
+    KIND_VALUE,
     MEMORY_NOW,
     MEMORY_ORDER,
     MEMORY_RESET,
@@ -376,6 +377,17 @@ def _settle(rule: Record, state: Record, cell: Record, time_ns: Int, edge: bool)
 
 
 @_part
+def _show_value(row: Record, cell: Record, now_ns: Int) -> None:
+    """A calculated value into its row of the point table."""
+    row.value = cell.value
+    row.mono_ns = now_ns
+    row.status = GOOD if cell.quality == QUALITY_GOOD else UNCERTAIN_SUB_NORMAL
+    if cell.quality >= QUALITY_BAD_FROM or not math.isfinite(cell.value):
+        row.value = math.nan
+        row.status = BAD_WAITING_FOR_INITIAL_DATA if cell.quality == QUALITY_NEVER else BAD
+
+
+@_part
 def _number_first_out(rules: Records, state: Records, memory: Ints) -> None:
     """Number the causes of each kind in the order they came, until all are clear."""
     for kind in range(KIND_ALARM, KIND_TRIP + 1):
@@ -459,7 +471,8 @@ def evaluate(
 ) -> int:
     """One scan of all rules. Never allocates, never raises.
 
-    rows     (P,) POINT    read only     rules    (R,) RULE     read only
+    rows     (P,) POINT    calculated points are written
+    rules    (R,) RULE     read only
     code     (C,) int32    read only     consts   (K,) float64  read only
     effects  (E,) EFFECT   read only     watch    (W,) int32    protective points, read only
     state    (R,) STATE    updated       slots    (S,) int64    updated
@@ -475,7 +488,9 @@ def evaluate(
     for at in range(rules.size):
         rule = rules[at]
         _run(rows, code, rule.start, rule.stop, consts, state, slots, cells, now_ns, time_ns)
-        if _settle(rule, state[at], cells[0], time_ns, edge):
+        if rule.kind == KIND_VALUE:
+            _show_value(rows[rule.point], cells[0], now_ns)
+        elif _settle(rule, state[at], cells[0], time_ns, edge):
             changed[count] = at
             count += 1
     _number_first_out(rules, state, memory)

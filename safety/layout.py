@@ -36,7 +36,8 @@ KIND_ALARM: Final = 0
 KIND_STATE: Final = 1
 KIND_INTERLOCK: Final = 2
 KIND_TRIP: Final = 3
-KIND_NAMES: Final = ("alarm", "state", "interlock", "trip")
+KIND_VALUE: Final = 4  # calculates a point of the table; no levels, delays or latches
+KIND_NAMES: Final = ("alarm", "state", "interlock", "trip", "value")
 
 ON_BAD_TRIP: Final = 0
 ON_BAD_HOLD: Final = 1
@@ -90,7 +91,7 @@ RULE: Final = np.dtype(
         ("level_true", "i4"),  # string id of a true condition; 0 = the code gives the string id
         ("level_first", "i4"),  # first declared level: what a rule takes when it trips on bad
         ("latch", "i4"),
-        ("spare", "i4"),
+        ("point", "i4"),  # of a calculated value: the row of the point table that it writes
         ("on_delay_ns", "i8"),
         ("off_delay_ns", "i8"),
     ]
@@ -150,11 +151,11 @@ class RuleInfo:
     """What people call a rule.
 
     name       the key in the rules' file, e.g. ``Control/Hydrogen_Fire``
-    kind       ``alarm``, ``state``, ``interlock`` or ``trip``
+    kind       ``alarm``, ``state``, ``interlock``, ``trip`` or ``value``
     levels     names that the rule can return; the rule's point shows 0 for none (inactive) and
                1 + the position of the name otherwise
     text       readable infix
-    point      index of the rule's own discrete point
+    point      index of the rule's own discrete point; of the calculated point
     inputs     indexes of the device and gateway points it reads, directly or through other rules
     """
 

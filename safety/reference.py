@@ -44,7 +44,9 @@ def evaluate(
     for number, rule in enumerate(rules):
         words = code[rule["start"] : rule["stop"]].tolist()
         cell = _Machine(rows, consts, state, slots, now_ns, time_ns).run(words)
-        if _settle(rule, state[number], cell, time_ns, edge):
+        if rule["kind"] == lay.KIND_VALUE:
+            _show_value(rows[rule["point"]], cell, now_ns)
+        elif _settle(rule, state[number], cell, time_ns, edge):
             changed[count] = number
             count += 1
     _number_first_out(rules, state, memory)
@@ -294,6 +296,21 @@ def _filter(rule: Any, state: Any, wanted: int, time_ns: int) -> None:
     if time_ns - int(state["since_ns"]) >= delay_ns:
         state["since_ns"] = 0
         state["condition"] = wanted
+
+
+def _show_value(row: Any, cell: Cell, now_ns: int) -> None:
+    """A calculated value into its row of the point table."""
+    codes = {
+        lay.QUALITY_GOOD: status.GOOD,
+        lay.QUALITY_UNCERTAIN: status.UNCERTAIN_SUB_NORMAL,
+        lay.QUALITY_NEVER: status.BAD_WAITING_FOR_INITIAL_DATA,
+        lay.QUALITY_BAD: status.BAD,
+    }
+    row["value"], row["status"], row["mono_ns"] = cell[0], codes[cell[1]], now_ns
+    if not math.isfinite(cell[0]):
+        row["value"] = math.nan
+        if _usable(cell):
+            row["status"] = status.BAD
 
 
 def _number_first_out(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from config.findings import Finding, Severity
 from config.model import AlarmRule, ControlRule, Rule, StateRule
 from config.points import rule_channel
-from config.site import Personality
+from config.site import Instrument, Personality
 from safety import infix, jsonlogic, layout
 from safety.terms import (
     Age,
@@ -33,11 +33,12 @@ from safety.terms import (
     reference,
 )
 
-RowKind = Literal["alarm", "state", "control"]
+RowKind = Literal["alarm", "state", "control", "value"]
 SECTIONS: Final[dict[RowKind, str]] = {
     "alarm": "AlarmStates",
     "state": "SystemStates",
     "control": "Automatic_Controls",
+    "value": "Channels",
 }
 RuleKey = tuple[RowKind, str]  # what a reference leads to: kind and key of the rule
 
@@ -60,7 +61,8 @@ class Row:
     @property
     def key(self) -> str:
         """The rule's key in its file."""
-        return f"{SECTIONS[self.kind]}.{self.name}"
+        name = self.name.partition(".")[2] if self.kind == "value" else self.name
+        return f"{SECTIONS[self.kind]}.{name}"
 
     def finding(
         self, rule: str, message: str, key: str = "", severity: Severity = "error"
@@ -79,6 +81,8 @@ class Row:
         """The kind in the program; see KIND_NAMES."""
         if isinstance(self.rule, ControlRule):
             return layout.KIND_TRIP if self.rule.Kind == "Trip" else layout.KIND_INTERLOCK
+        if self.kind == "value":
+            return layout.KIND_VALUE
         return layout.KIND_ALARM if self.kind == "alarm" else layout.KIND_STATE
 
     @property
@@ -106,14 +110,20 @@ def is_estop(name: str) -> bool:
     return name.lower().endswith("e_stop")
 
 
-def collect(personality: Personality) -> list[Row]:
-    """The active rules: alarms, states, controls, each in file order behind its E_Stop."""
+def collect(personality: Personality, instruments: Iterable[Instrument]) -> list[Row]:
+    """Calculated points, then the active rules: alarms, states, controls, each in file order
+    behind its E_Stop."""
     parts: tuple[tuple[RowKind, Mapping[str, Rule], str], ...] = (
         ("alarm", personality.alarms, personality.alarms_file),
         ("state", personality.states, personality.states_file),
         ("control", personality.controls, personality.controls_file),
     )
-    rows = []
+    rows = [
+        Row("value", f"{i.name}.{name}", Rule(When=channel.Expression), i.file, "Expression")
+        for i in instruments
+        for name, channel in i.channels.items()
+        if channel.Expression is not None and i.points[name].source == "virtual"
+    ]
     for kind, rules, file in parts:
         active = [Row(kind, name, rule, file) for name, rule in rules.items() if rule.Active]
         rows += sorted(active, key=lambda row: not is_estop(row.name))
@@ -126,6 +136,8 @@ def collect(personality: Personality) -> list[Row]:
 def read(row: Row) -> list[Finding]:
     """Parse a row's condition into `row.term`."""
     rule = row.rule
+    if row.kind == "value":
+        return _read_expression(row)
     forms = [name for name in ("Rule", "When", "State") if getattr(rule, name, None) is not None]
     infix_form = "State" if isinstance(rule, StateRule) else "When"
     if not forms:
@@ -150,6 +162,14 @@ def read(row: Row) -> list[Finding]:
             row.term = with_data(infix.parse(getattr(rule, row.form)), rule.Data)
     except RuleSyntaxError as error:
         return [row.finding("rule-syntax", f"The rule can't be read: {error}.")]
+    return []
+
+
+def _read_expression(row: Row) -> list[Finding]:
+    try:
+        row.term = infix.parse(row.rule.When or "")
+    except RuleSyntaxError as error:
+        return [row.finding("rule-syntax", f"The expression can't be read: {error}.")]
     return []
 
 

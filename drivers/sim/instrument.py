@@ -39,11 +39,28 @@ def _short_word(word: str) -> str:
     return word[:3] if word[3] in "AEIOU" else word[:4]
 
 
+def _spoken(message: str) -> tuple[str, str]:
+    """A message as header in short form and argument: ``MEAS:VOLT? (@1)`` names output 1."""
+    header, _, argument = message.strip().partition(" ")
+    return short_form(header), argument.replace(" ", "").upper()
+
+
 @dataclass(frozen=True, slots=True)
 class _Setting:
+    """What sets a channel; `before` and `after` stand around the number in the argument."""
+
     channel: str
+    before: str
+    after: str
     minimum: float
     maximum: float
+
+    def number(self, argument: str) -> str | None:
+        """The text of the number; None where the argument is for another channel."""
+        text = argument.replace(" ", "").upper()
+        if not (text.startswith(self.before) and text.endswith(self.after)):
+            return None
+        return text[len(self.before) : len(text) - len(self.after)]
 
 
 class Instrument:
@@ -57,8 +74,8 @@ class Instrument:
         self._device = device
         self._on_set = on_set
         self._errors: deque[str] = deque(maxlen=ERRORS_MAX)
-        self._queries: dict[str, dict[int, str]] = {}
-        self._settings: dict[str, _Setting] = {}
+        self._queries: dict[tuple[str, str], dict[int, str]] = {}
+        self._settings: dict[str, list[_Setting]] = {}
         for name, channel in device.channels.items():
             self._add(name, channel)
 
@@ -67,20 +84,24 @@ class Instrument:
         request = channel.get("RequestText")
         if request:
             place = int(channel.get("ArrayPos") or 0)
-            answers = self._queries.setdefault(short_form(str(request).strip()), {})
+            answers = self._queries.setdefault(_spoken(str(request)), {})
             if place in answers:
                 raise DeviceFileError(f"{key}: {answers[place]} has the same place in {request}")
             answers[place] = name
         text = channel.get("WriteText")
         if text:
             header, _, argument = str(text).strip().partition(" ")
-            if "{value" not in argument:
+            before, found, after = argument.replace(" ", "").upper().partition("{VALUE}")
+            if not found:
                 raise DeviceFileError(f"{key}: WriteText has no {{value}} behind the header")
-            self._settings[short_form(header)] = _Setting(
+            setting = _Setting(
                 name,
+                before,
+                after,
                 float(channel.get("Minimum", -math.inf)),
                 float(channel.get("Maximum", math.inf)),
             )
+            self._settings.setdefault(short_form(header), []).append(setting)
 
     def handle(self, message: str) -> str | None:
         """One message in, its answer out; None where there is none."""
@@ -89,17 +110,19 @@ class Instrument:
         if common is not None:
             return common or None
         header = short_form(header)
-        if header in self._queries:
-            answers = self._queries[header]
+        answers = self._queries.get(_spoken(message))
+        if answers is not None:
             return ",".join(
                 _number(self.values[answers[place]]) if place in answers else "0"
                 for place in range(max(answers) + 1)
             )
-        setting = self._settings.get(header)
-        if setting is None:
-            self._report(UNDEFINED_HEADER)
-        else:
-            self._set(setting, argument.strip())
+        settings = self._settings.get(header, [])
+        for setting in settings:
+            number = setting.number(argument)
+            if number is not None:
+                self._set(setting, number)
+                return None
+        self._report(OUT_OF_RANGE if settings else UNDEFINED_HEADER)
         return None
 
     def _common(self, header: str) -> str | None:
@@ -112,7 +135,7 @@ class Instrument:
             self._errors.clear()
             return ""
         if header == "*RST":
-            for setting in self._settings.values():
+            for setting in (one for group in self._settings.values() for one in group):
                 self._on_set(setting.channel, max(setting.minimum, 0.0))
             return ""
         if short_form(header) in ("SYST:ERR?", "SYST:ERR:NEXT?"):

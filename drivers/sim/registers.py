@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from config.read import Files
+from config.template import Templates, merged, template_of
 from drivers.sim.modbus_server import STRUCT_CODES, RegisterBank
 
 TABLES: Final = {"HRegister": "holding", "IRegister": "inputs", "DiscreteInputs": "discretes"}
@@ -76,7 +78,7 @@ def load_device(site: Path, instrument: str) -> Device:
     Raises DeviceFileError where there is none, or where it names no address to listen on.
     """
     path = _instrument_file(site, instrument)
-    content = _read_json(path)
+    content = _with_template(site, path, _read_json(path))
     try:
         tags, channels = content["EquipmentTags"], content["Channels"]
         connection = tags.get("Connection") or {}
@@ -93,6 +95,18 @@ def load_device(site: Path, instrument: str) -> Device:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DeviceFileError(f"{path}: no instrument file ({error!r})") from error
+
+
+def _with_template(site: Path, path: Path, content: Any) -> Any:
+    """The instrument file joined with the template that it names."""
+    name = template_of(content)
+    if name is None:
+        return content
+    templates = Templates(Files(site))
+    _, template = templates.content(path.name, name)
+    if not isinstance(template, dict):
+        raise DeviceFileError(f"{path}: no template {name!r}")
+    return merged(template, content)
 
 
 def _read_json(path: Path) -> Any:

@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from config.findings import SiteError
-from gateway.cli import check, demo, operate, query, run
-from gateway.cli.output import EXIT_IMPOSSIBLE, CommandFailed
+from gateway.cli import check, demo, discover, operate, plan, query, run, templates, trace
+from gateway.cli.output import EXIT_IMPOSSIBLE, CommandFailed, printable
 
 app = typer.Typer(
     name="gatepost",
@@ -41,10 +41,15 @@ def _gatepost(
 
 
 app.command()(check.check)
+app.command()(plan.plan)
 app.command()(run.run)
 app.command()(operate.status)
 app.command()(operate.read)
 app.command(context_settings={"ignore_unknown_options": True})(operate.write)
+app.command()(discover.discover)
+app.command()(trace.trace)
+app.command()(trace.simulate)
+app.command()(templates.templates)
 app.command()(query.query)
 app.command()(demo.demo)
 
@@ -55,13 +60,14 @@ def main() -> None:
         try:
             app(prog_name="gatepost")
         finally:
-            sys.stdout.flush()  # here a full disk is a message; at Python's exit it is a traceback
+            if sys.stdout is not None:  # None: the shell closed it
+                sys.stdout.flush()  # a full disk is a message here, and a traceback at the exit
     except CommandFailed as error:
-        print(f"gatepost: {error.message}", file=sys.stderr)
+        print(f"gatepost: {printable(error.message)}", file=sys.stderr)
         sys.exit(error.status)
     except SiteError as error:
         for finding in error.findings:
-            print(finding, file=sys.stderr)
+            print(printable(str(finding)), file=sys.stderr)
         print("gatepost: the site can't be used; `gatepost check` shows more", file=sys.stderr)
         sys.exit(EXIT_IMPOSSIBLE)
     except BrokenPipeError:

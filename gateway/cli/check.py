@@ -22,12 +22,14 @@ def all_findings(site: Path) -> list[Finding]:
     from config.check import check_site
     from config.load import load_site
     from drivers.registry import check_instruments
+    from gateway.plan import check_plan
     from safety.compile import compile_site
 
     loaded, findings = load_site(site)
     if loaded is not None:
         _, of_rules = compile_site(loaded)
         findings = [*findings, *check_site(loaded), *check_instruments(loaded), *of_rules]
+        findings += check_plan(loaded)
     return sorted(set(findings))
 
 

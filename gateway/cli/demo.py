@@ -6,15 +6,16 @@ import asyncio
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from gateway.cli.demo_report import Report, report_view
-from gateway.cli.demo_run import Demo, Options
-from gateway.cli.demo_site import copy_site
 from gateway.cli.output import EXIT_BAD, CommandFailed, console, print_json
 from gateway.cli.site import need_folder
+
+if TYPE_CHECKING:
+    from gateway.cli.demo_report import Report
+    from gateway.cli.demo_run import Options
 
 DEFAULT_SITE: Final = Path(__file__).resolve().parents[2] / "config" / "sites" / "soec-lab"
 OUTAGE_MARGIN_S: Final = 4.0  # before and after an outage, together
@@ -51,6 +52,9 @@ def demo(
     status 0 where nothing is missing in the historian or there twice, and what --outage and --trip
     ask for was seen.
     """
+    from gateway.cli.demo_run import Demo, Options
+    from gateway.cli.demo_site import copy_site
+
     check_times(seconds, outage)
     need_folder(site)
     folder, temporary = state_folder(state)
@@ -96,6 +100,8 @@ def state_folder(state: Path | None) -> tuple[Path, bool]:
 
 def show(report: Report, options: Options, json: bool) -> list[str]:
     """Print the report; why the demonstration failed, or nothing."""
+    from gateway.cli.demo_report import report_view
+
     faults = report.faults(trip=options.trip, outage=options.outage_s is not None)
     if json:
         print_json(report.figures())

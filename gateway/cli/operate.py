@@ -1,10 +1,13 @@
-"""``gatepost status``, ``read`` and ``write``: talking to the gateway that runs on this machine."""
+"""``gatepost status``, ``read`` and ``write``: talking to the gateway that runs on this machine,
+or with ``--direct`` to the devices while none runs.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import getpass
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Final
@@ -42,13 +45,38 @@ def status(site: SiteArgument, state: StateOption = None, json: JsonOption = Fal
 def read(
     site: SiteArgument,
     points: Annotated[
-        list[str] | None, typer.Argument(metavar="POINT", help="Tags, Equipment.Channel.")
+        list[str] | None,
+        typer.Argument(metavar="POINT", help="Tags, Equipment.Channel, or whole devices."),
     ] = None,
+    direct: Annotated[
+        bool,
+        typer.Option("--direct", help="Ask the devices themselves; no gateway may run."),
+    ] = False,
     state: StateOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Read points of the running gateway; all of them where none is named."""
-    rows = asyncio.run(_read(target_of(site, state), points or []))
+    """Read points of the running gateway, or of the devices; all of them where none is named."""
+    target = target_of(site, state)
+    if direct:
+        _read_direct(target, points or [], json)
+    else:
+        show_rows(asyncio.run(_read(target, points or [])), json)
+
+
+def _read_direct(target: Target, tags: Sequence[str], json: bool) -> None:
+    from gateway.cli.direct import DirectReader, no_gateway, points_of
+
+    with no_gateway(target) as site:
+        reading = asyncio.run(DirectReader(site).read(points_of(site, tags)))
+    show_rows(reading.rows, json)
+    for what, reason in reading.faults.items():
+        console(stderr=True).print(f"{what}: {reason}")
+    if reading.faults:
+        raise typer.Exit(EXIT_BAD)
+
+
+def show_rows(rows: Sequence[Mapping[str, Any]], json: bool) -> None:
+    """Print points as the field process answers them."""
     if json:
         print_json([{**row, "status_name": codes.name_of(row["status"])} for row in rows])
         return
@@ -78,14 +106,29 @@ def write(
     release: Annotated[
         bool, typer.Option("--release", help="Give the point back instead of setting it.")
     ] = False,
+    direct: Annotated[
+        bool,
+        typer.Option("--direct", help="Write to the device itself; no gateway may run."),
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="With --direct: don't ask before something moves.")
+    ] = False,
     state: StateOption = None,
     json: JsonOption = False,
 ) -> None:
     """Command a point as local operator and print every receipt.
 
     Exit status 0 where the command was accepted and, for an output, verified by read-back;
-    1 where it was refused or failed.
+    1 where it was refused or failed. With --direct the value goes straight to the device: no
+    interlock, no trip and no safe value stands behind it.
     """
+    if direct:
+        if value is None or release or lease is not None:
+            raise CommandFailed("--direct takes a VALUE, and neither --lease nor --release")
+        _write_direct(target_of(site, state), point, value, yes, json)
+        return
+    if yes:
+        raise CommandFailed("--yes goes with --direct; the gateway does not ask")
     if (value is None) != release:
         raise CommandFailed("give either a VALUE or --release")
     if lease is not None and not 0 < lease <= LEASE_S_MAX:
@@ -95,6 +138,42 @@ def write(
         print_json(steps)
     if not steps or any(step["step"] in BAD_STEPS for step in steps):
         raise typer.Exit(EXIT_BAD)
+
+
+def _write_direct(target: Target, tag: str, text: str, yes: bool, json: bool) -> None:
+    from gateway.cli.direct import in_range, no_gateway, output_of, write_direct
+
+    with no_gateway(target) as site:
+        point = output_of(site, tag)
+        value = parse_value(text, point.states, tag)
+        in_range(point, value)
+        shown = f"{tag} = {number(value, point.states)} {point.units}".rstrip()
+        if not yes:
+            _ask_first(shown)
+        try:
+            reading = asyncio.run(write_direct(site, point, value))
+        except KeyboardInterrupt:
+            text = f"interrupted; look at the device, {shown} may be written"
+            raise CommandFailed(text, EXIT_BAD) from None
+    if not json:
+        console().print(f"written: {shown}")
+    if reading.rows or json:
+        show_rows(reading.rows, json)
+    elif not reading.faults:
+        console(stderr=True).print(f"{tag} has no read-back: look at the device")
+    for what, reason in reading.faults.items():
+        console(stderr=True).print(f"{what}: {reason}")
+    if reading.faults:
+        raise typer.Exit(EXIT_BAD)
+
+
+def _ask_first(shown: str) -> None:
+    """Raises CommandFailed unless a person agrees."""
+    if not sys.stdin.isatty():
+        raise CommandFailed("something may move: say --yes where nobody can be asked")
+    text = f"{shown}: no interlock, trip or safe value stands behind this. Write it?"
+    if not typer.confirm(text, err=True):
+        raise CommandFailed("nothing was written", EXIT_BAD)
 
 
 async def _status(target: Target, look_twice: bool) -> tuple[dict[str, Any], str]:
@@ -119,10 +198,22 @@ def waits(status: Mapping[str, Any], utc_ns: int) -> bool:
 
 async def _read(target: Target, tags: Sequence[str]) -> list[dict[str, Any]]:
     async with session(target) as (client, _):
-        rows: list[dict[str, Any]] = (await client.request({"type": "read", "tags": list(tags)}))[
+        devices = [tag for tag in tags if "." not in tag]
+        asked = [] if devices else list(tags)
+        rows: list[dict[str, Any]] = (await client.request({"type": "read", "tags": asked}))[
             "points"
         ]
-        return rows
+        if not devices:
+            return rows
+        missing = [tag for tag in tags if not any(tag in (r["tag"], equipment_of(r)) for r in rows)]
+        if missing:
+            raise CommandFailed(f"no such point or device: {', '.join(missing)}")
+        return [row for row in rows if row["tag"] in tags or equipment_of(row) in devices]
+
+
+def equipment_of(row: Mapping[str, Any]) -> str:
+    """The device of a point."""
+    return str(row["tag"]).partition(".")[0]
 
 
 async def _write(

@@ -8,6 +8,7 @@ import os
 import shlex
 import shutil
 import sys
+import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,8 @@ from rich.text import Text
 WIDTH: Final = 500  # columns of a console that is no terminal
 EXIT_BAD: Final = 1  # the answer is no: findings, a refused command, a demo that lost something
 EXIT_IMPOSSIBLE: Final = 2  # the question could not be asked: no such site, nothing runs here
+# Categories of signs that a terminal obeys in place of showing them, and of those nobody sees.
+UNSEEN: Final = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 class CommandFailed(Exception):
@@ -31,12 +34,39 @@ class CommandFailed(Exception):
         super().__init__(message)
 
 
+def printable(text: str, kept: str = "\n\t") -> str:
+    """Text with everything that a terminal would obey spelled out, but for the signs in `kept`.
+
+    A device chooses what its answers hold; what it says must not move the cursor, set the title of
+    the window or look like another line.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        ascii(sign)[1:-1] if sign not in kept and unicodedata.category(sign) in UNSEEN else sign
+        for sign in text
+    )
+
+
+class _PlainConsole(Console):
+    """A console that shows text as it is and obeys nothing in it."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Every text that is printed comes along here, those in the cells of tables too."""
+        return super().render_str(printable(text), **options)
+
+    def on_broken_pipe(self) -> None:
+        """The reader of a pipe has had enough: main() knows how to end then."""
+        raise BrokenPipeError
+
+
 def console(*, stderr: bool = False) -> Console:
     """A console that cuts nothing off where it writes into a file or a pipe.
 
-    Text comes from sites and devices, so "[bar]" is no markup and ":key:" no picture.
+    Text comes from sites and devices, so "[bar]" is no markup, ":key:" no picture, and control
+    characters are spelled out.
     """
-    plain_text = partial(Console, stderr=stderr, highlight=False, markup=False, emoji=False)
+    plain_text = partial(_PlainConsole, stderr=stderr, highlight=False, markup=False, emoji=False)
     made = plain_text()
     return made if made.is_terminal else plain_text(width=WIDTH)
 
@@ -73,7 +103,7 @@ def table(*columns: str, right: Sequence[str] = ()) -> Table:
 
 def one_line(text: str, style: str = "") -> Text:
     """Text that is cut at the edge of a terminal in place of going on in the next line."""
-    return Text(text, style, no_wrap=True, overflow="ellipsis")
+    return Text(printable(text, ""), style, no_wrap=True, overflow="ellipsis")
 
 
 def typed_command() -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from config.site import Site
 from gateway.cli.output import CommandFailed
 from gateway.core.paths import StatePaths, default_state_folder
+
+if TYPE_CHECKING:
+    from config.site import Site
 
 SiteArgument = Annotated[Path, typer.Argument(metavar="SITE", help="Site folder.")]
 StateOption = Annotated[

@@ -8,7 +8,7 @@ from typing import Any, Final
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from gateway.cli.output import number, one_line, table
+from gateway.cli.output import number, one_line, printable, table
 
 BAD: Final = "bold red"
 WAITING_SHOWN_MAX: Final = 5
@@ -85,7 +85,7 @@ def devices_view(status: Mapping[str, Any]) -> RenderableType:
             f"{device['poll_ms']:.1f}",
         )
         if device["last_error"]:
-            errors.append(Text(f"{name}: {device['last_error']}"))
+            errors.append(Text(printable(f"{name}: {device['last_error']}", "")))
     return Group(shown, *errors)
 
 
@@ -120,7 +120,8 @@ def broker_text(link: Mapping[str, Any]) -> Text:
         return Text(f"connected, {url}" if url else "connected")
     why = str(link.get("last_error", ""))
     told = ": ".join(filter(None, (url, why.removeprefix(f"{url}: "))))
-    return Text(f"not connected, {told}" if told else "not connected", style="bold yellow")
+    text = f"not connected, {printable(told, '')}" if told else "not connected"
+    return Text(text, style="bold yellow")
 
 
 def _acknowledged(status: Mapping[str, Any]) -> int:

@@ -21,6 +21,7 @@ class StatePaths:
                    folder's own path is too long for a socket's address
     store          SQLite file of the link's frames and cursor
     retain         latches and bypasses of the field process
+    learned        which blocks the devices refuse
     lock           held by the supervisor that runs this site
     logs           folder of log files
     """
@@ -30,6 +31,7 @@ class StatePaths:
         self.field_socket = _socket_path(self.folder)
         self.store = self.folder / "link.sqlite"
         self.retain = self.folder / "retain.json"
+        self.learned = self.folder / "learned.json"
         self.lock = self.folder / "lock"
         self.logs = self.folder / "logs"
 

@@ -32,13 +32,13 @@ class PointTable:
 
     def put(
         self,
-        index: NDArray[np.int32],
+        index: NDArray[np.int32] | slice,
         values: NDArray[np.float64],
-        codes: NDArray[np.uint32],
-        utc_ns: int,
+        codes: NDArray[np.uint32] | int,
+        utc_ns: NDArray[np.int64] | int,
         mono_ns: int,
     ) -> None:
-        """Write a block: (N,) indexes, (N,) values, (N,) status codes, one pair of stamps."""
+        """Write rows: (N,) indexes, (N,) values, status codes and stamps, each (N,) or one."""
         self.rows["value"][index] = values
         self.rows["status"][index] = codes
         self.rows["utc_ns"][index] = utc_ns

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from cloud.historian import AuditReport, EpochAudit
 from config.load import require_site
-from drivers.scpi_text import host_and_port
+from drivers.scpi.text import host_and_port
 from gateway.cli.check import all_findings
 from gateway.cli.demo import check_times, state_folder
 from gateway.cli.demo_report import Outage, Report, report_view, trips_of, verdict_of

@@ -168,6 +168,16 @@ def test_read_without_a_point_shows_all_and_json_has_null_for_no_value(
     assert rows[2]["status_name"] == "BadTimeout"
 
 
+def test_a_devices_name_stands_for_its_points(
+    gatepost: Gatepost, field: ScriptedField, tmp_path: Path
+) -> None:
+    rows = json.loads(gatepost("read", LAB, "Stack", "--state", tmp_path, "--json").out)
+    assert [row["tag"] for row in rows] == [tag for tag in POINTS if tag.startswith("Stack.")]
+    done = gatepost("read", LAB, "Stack", "Sta", "Stack.No", "--state", tmp_path)
+    assert (done.status, done.out) == (2, "")
+    assert done.err == "gatepost: no such point or device: Sta, Stack.No\n"
+
+
 def test_an_unknown_point_is_named(
     gatepost: Gatepost, field: ScriptedField, tmp_path: Path
 ) -> None:

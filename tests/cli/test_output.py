@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from rich.console import Console, Group, RenderableType
 
 from gateway.cli import output
-from gateway.cli.output import console, counted, table, typed, typed_command
+from gateway.cli.output import console, counted, printable, table, typed, typed_command
 from gateway.cli.view import small_view, status_view
 from tests.cli.test_operate import STATUS
 
@@ -132,3 +133,31 @@ def test_a_command_is_shown_as_it_can_be_typed(
     monkeypatch.setattr(output.shutil, "which", lambda _: "/opt/bin/gatepost")
     monkeypatch.setattr(sys, "argv", ["/opt/bin/gatepost"])
     assert typed_command() == "gatepost"
+
+
+def test_what_a_terminal_would_obey_is_spelled_out(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printable("Größe 5 °C\tok\n") == "Größe 5 °C\tok\n"
+    assert printable("a\x1b[2J\r\x9bm\u202e\u2028b") == r"a\x1b[2J\r\x9bm\u202e\u2028b"
+    assert printable("two\nlines", "") == r"two\nlines"
+    console().print("a\x1b[2Jb")
+    shown = table("A")
+    shown.add_row("c\x1b]0;d\x07")
+    console().print(shown)
+    console(stderr=True).print(status_view(status_with(last_error="\x1b[2J\ngone")))
+    said = capsys.readouterr()
+    assert "\x1b" not in said.out + said.err
+    assert r"a\x1b[2Jb" in said.out
+    assert r"c\x1b]0;d\x07" in said.out
+    assert r"\x1b[2J\ngone" in said.err
+
+
+def test_without_an_output_there_is_no_traceback() -> None:
+    command = f"{sys.executable} -m gateway.cli.app templates >&-"
+    done = subprocess.run(["sh", "-c", command], check=False, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_reader_that_has_had_enough_gets_no_traceback() -> None:
+    command = f"{{ {sys.executable} -m gateway.cli.app templates; echo $? >&2; }} | head -c 1"
+    done = subprocess.run(["sh", "-c", command], check=False, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("a", "2\n")

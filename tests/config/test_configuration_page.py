@@ -42,6 +42,10 @@ def models() -> dict[str, type[BaseModel]]:
 
 
 def own_fields(item: type[BaseModel]) -> dict[str, Any]:
+    if item is not model.EquipmentTags and issubclass(item, model.EquipmentTags):
+        return {
+            key: item.model_fields[key] for key in item.__annotations__ if key != "model_config"
+        }
     shared = model.Rule.model_fields if issubclass(item, model.Rule) else {}
     return {
         field.alias or key: field

@@ -29,7 +29,9 @@ def test_keys_are_spelled_as_in_the_files() -> None:
     definitions = schema.site_schema()["$defs"]
     assert "Read/Write" in definitions["MethodPayload"]["properties"]
     assert "IP Address" in definitions["PersonalityTags"]["properties"]
-    assert definitions["EquipmentTags"]["required"] == ["EquipmentName", "Communication"]
+    assert definitions["EquipmentTags"]["required"] == ["EquipmentName"]
+    ways = [{"required": ["Communication"]}, {"required": ["Template"]}]
+    assert definitions["EquipmentTags"]["anyOf"] == ways
 
 
 def test_every_reference_leads_to_a_definition() -> None:

@@ -1,93 +1,67 @@
-"""One rig a driver: a device on a real socket with two readings and one output.
+"""What a rig is: a device on a real socket with two readings and, mostly, one output.
 
-A new driver adds its rig to `RIGS`; the suite in test_driver.py then runs over it.
+A new driver adds a file ``rig_<protocol>.py`` with ``RIGS = (RigClass, ...)`` to this folder; the
+suite in test_driver.py then runs over it.
 """
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Final, Protocol
 
 from config.site import Instrument
-from drivers.sim.listener import Listener
-from drivers.sim.modbus_server import ModbusServer, RegisterBank
-from drivers.sim.scpi_server import ScpiServer
-from tests.drivers.instruments import modbus, scpi
 
 TIMEOUT_S: Final = 0.4
 
 
-class Rig(Protocol):
-    """What the suite asks of a device: numbers to be read, and the number that was written."""
+class Server(Protocol):
+    """The simulated device: drivers.sim.listener.Listener, or what looks like it.
 
-    server: Listener
-    communication: str
+    A rig whose server lacks `sessions`, `requests` or `faults` exempts the tests that need them.
+    """
+
+    port: int
+    sessions: Any  # open connections
+    requests: int  # questions and commands that came in
+    faults: Any  # drivers.sim.faults.Faults
+
+    async def start(self) -> int:
+        """Listen, again on the same port where it was started before; returns the port."""
+
+    async def stop(self) -> None:
+        """End all sessions and stop listening."""
+
+
+class Rig(Protocol):
+    """What the suite asks of a device: numbers to be read, and the number that was written.
+
+    exempt   name of a test -> why it can't apply to this protocol
+    """
+
+    server: Server
+    communication: ClassVar[str]
+    exempt: ClassVar[Mapping[str, str]]
 
     def instrument(self, port: int) -> Instrument:
-        """Channels ``First`` and ``Second`` (R), each a block of its own, and ``Out`` (RW)."""
+        """Channels ``First`` and ``Second`` (R), each a block of its own, and ``Out`` (RW).
+
+        Without ``Out`` where the protocol can't write.
+        """
 
     def set(self, first: float, second: float) -> None:
-        """What the device measures from now on."""
+        """What the device measures from now on; a device that sends by itself sends it."""
 
     def output(self) -> float:
         """What was written last."""
 
 
-class ModbusRig:
-    """Three floats, far apart so that each is a block of its own."""
-
-    communication = "ModbusTcpGeneric"
-
-    def __init__(self) -> None:
-        self.bank = RegisterBank()
-        self.server: Listener = ModbusServer(self.bank)
-
-    def instrument(self, port: int) -> Instrument:
-        keys = {"Type": "HRegister", "DataType": "float32"}
-        channels = {
-            "First": keys | {"IOPoint": 0},
-            "Second": keys | {"IOPoint": 1000},
-            "Out": keys | {"IOPoint": 2000, "ReadWrite": "RW"},
-        }
-        return modbus(channels, port, Timeout=TIMEOUT_S)
-
-    def set(self, first: float, second: float) -> None:
-        self.bank.put_float32("holding", 0, first)
-        self.bank.put_float32("holding", 1000, second)
-
-    def output(self) -> float:
-        return self.bank.get_float32("holding", 2000)
+def _rigs() -> tuple[type[Rig], ...]:
+    found: list[type[Rig]] = []
+    for file in sorted(Path(__file__).parent.glob("rig_*.py")):
+        found += importlib.import_module(f"tests.conformance.{file.stem}").RIGS
+    return tuple(found)
 
 
-class ScpiRig:
-    """A power supply with three queries and one command."""
-
-    communication = "SCPI"
-
-    def __init__(self) -> None:
-        self.numbers = {"MEAS:VOLT": 0.0, "MEAS:CURR": 0.0, "VOLT": 0.0}
-        self.server: Listener = ScpiServer(self.handle)
-
-    def handle(self, message: str) -> str | None:
-        header, _, argument = message.partition(" ")
-        if argument:
-            self.numbers[header] = float(argument)
-            return None
-        number = self.numbers.get(header.removesuffix("?"))
-        return None if number is None else f"{number:.6E}"
-
-    def instrument(self, port: int) -> Instrument:
-        channels = {
-            "First": {"RequestText": "MEAS:VOLT?", "DataType": "NR3"},
-            "Second": {"RequestText": "MEAS:CURR?", "DataType": "NR3"},
-            "Out": {"RequestText": "VOLT?", "WriteText": "VOLT {value}", "ReadWrite": "RW"},
-        }
-        return scpi(channels, port, Timeout=TIMEOUT_S)
-
-    def set(self, first: float, second: float) -> None:
-        self.numbers |= {"MEAS:VOLT": first, "MEAS:CURR": second}
-
-    def output(self) -> float:
-        return self.numbers["VOLT"]
-
-
-RIGS: Final[tuple[type[ModbusRig] | type[ScpiRig], ...]] = (ModbusRig, ScpiRig)
+RIGS: Final = _rigs()

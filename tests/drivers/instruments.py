@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ def instrument(channels: dict[str, dict[str, Any]], **tags: Any) -> Instrument:
             readable=channel.ReadWrite != "W",
             writable=channel.ReadWrite != "R",
             scan_class=classes[name] if channel.ReadWrite != "W" else "",
+            safe_value=math.nan if channel.SafeValue is None else channel.SafeValue,
         )
         for index, (name, channel) in enumerate(file.Channels.items(), start=1)
     }
@@ -40,6 +43,23 @@ def scpi(channels: dict[str, dict[str, Any]], port: int = 5025, **tags: Any) -> 
     """An SCPI instrument on loopback."""
     place = {"Communication": "SCPI", "VISA_address": f"TCPIP0::127.0.0.1::{port}::SOCKET"}
     return instrument(channels, **place | tags)
+
+
+def sunspec(channels: dict[str, dict[str, Any]], port: int = 502, **tags: Any) -> Instrument:
+    """A SunSpec device on loopback."""
+    return modbus(channels, port, **{"Communication": "SunSpec"} | tags)
+
+
+def opto(channels: dict[str, dict[str, Any]], port: int = 2001, **tags: Any) -> Instrument:
+    """An Opto 22 controller on loopback."""
+    return instrument(channels, **{"Communication": "Opto", "PortNum": port} | tags)
+
+
+def json_examples(page: Path) -> list[str]:
+    """The JSON blocks of a page of the documentation."""
+    return re.findall(
+        r"^```json\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
 
 
 REPOSITORY = Path(__file__).resolve().parents[2]

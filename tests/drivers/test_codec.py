@@ -14,9 +14,7 @@ from hypothesis import strategies as st
 from config.model import Channel
 from drivers.codec import (
     NUMBERS,
-    BitDecoder,
     Coding,
-    RegisterDecoder,
     coding_of,
     encode,
     field_masks,
@@ -25,6 +23,7 @@ from drivers.codec import (
     words_of,
 )
 from drivers.errors import Garbled, OutOfRange
+from drivers.modbus.decoder import BitDecoder, RegisterDecoder
 
 ORDERS = list(product(("Big", "Little"), repeat=2))
 INTEGERS = [name for name in NUMBERS if "int" in name]

@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 
 from config.site import Instrument
+from drivers.contract import Block, Surroundings, read_block
 from drivers.errors import Garbled, NoAnswer, OutOfRange, Refused
-from drivers.modbus import ModbusDriver, plan
+from drivers.modbus.cycle import ModbusCycle
+from drivers.modbus.tcp import PROTOCOL, ModbusDriver, plan, split
 from drivers.sim.modbus_server import ModbusServer, RegisterBank, Rejected
+from gateway.core.clock import SystemClock
 from tests.drivers.instruments import modbus
 
 HOLDING = {"Type": "HRegister", "ReadWrite": "RW"}
@@ -41,7 +44,7 @@ class Device:
     async def connect(self, channels: dict[str, dict[str, Any]], **tags: Any) -> None:
         port = await self.server.start()
         self.instrument = modbus(channels, port, **tags)
-        self.driver = ModbusDriver(self.instrument)
+        self.driver = ModbusDriver(self.instrument, Surroundings(SystemClock()))
         await self.driver.connect()
 
     async def values(self) -> dict[str, float]:
@@ -50,9 +53,13 @@ class Device:
         names = list(self.instrument.points)
         found = {}
         for block in plan(self.instrument):
-            values = block.decode(await self.driver.read(block))
+            values = await self.read(block)
             found |= dict(zip([names[i - 1] for i in block.index], map(float, values), strict=True))
         return found
+
+    async def read(self, block: Block) -> list[float]:
+        assert self.driver
+        return list(map(float, await read_block(PROTOCOL, self.driver, block)))
 
     async def write(self, channel: str, value: float) -> None:
         assert self.driver
@@ -164,18 +171,17 @@ async def test_units_behind_one_gateway_are_told_apart(device: Device) -> None:
     other.put("holding", 0, 7, "uint16")
     keys = HOLDING | {"DataType": "uint16", "IOPoint": 0}
     await device.connect({"One": keys, "Seven": keys | {"Unit": "7"}, "None": keys | {"Unit": 9}})
-    assert device.driver
     assert device.instrument
     one, seven, absent = plan(device.instrument)
-    assert one.decode(await device.driver.read(one)) == [1.0]
-    assert seven.decode(await device.driver.read(seven)) == [7.0]
+    assert await device.read(one) == [1.0]
+    assert await device.read(seven) == [7.0]
     with pytest.raises(Refused, match=r"unit 9, holding registers 0: .*code 11"):
-        await device.driver.read(absent)
+        await device.read(absent)
     await device.write("Seven", 70)
     assert (int(device.bank.holding[0]), int(other.holding[0])) == (1, 70)
 
 
-async def test_a_gap_that_does_not_exist_costs_only_more_requests(device: Device) -> None:
+async def test_a_block_with_a_gap_that_does_not_exist_is_read_in_its_parts(device: Device) -> None:
     device.bank.allow_only("holding", [(0, 2), (5, 1)])
     device.bank.put_float32("holding", 0, 2.5)
     device.bank.put("holding", 5, 7, "int16")
@@ -190,11 +196,16 @@ async def test_a_gap_that_does_not_exist_costs_only_more_requests(device: Device
             "E": {"Type": "Coil", "IOPoint": 12},
         }
     )
-    expected = {"A": 2.5, "B": 7.0, "C": 0.0, "D": 1.0, "E": 1.0}
-    assert await device.values() == expected
-    before = device.server.requests
-    assert await device.values() == expected
-    assert device.server.requests == before + 2 + 3  # the pieces at once, the whole never again
+    assert device.instrument
+    found = {}
+    for block in plan(device.instrument):
+        with pytest.raises(Refused) as refusal:
+            await device.read(block)
+        assert refusal.value.permanent
+        for part in split(block):
+            found |= dict(zip(part.index.tolist(), await device.read(part), strict=True))
+    # The coils 0 and 8 have a gap between them too.
+    assert found == {1: 2.5, 2: 7.0, 3: 0.0, 4: 1.0, 5: 1.0}
 
 
 async def test_an_address_that_does_not_exist_is_refused_and_named(device: Device) -> None:
@@ -304,19 +315,67 @@ async def test_nan_of_the_device_and_sentinels_are_nan(device: Device) -> None:
     assert values["C"] == 0
 
 
-async def test_a_pipelined_driver_reads_all_blocks_at_once(device: Device) -> None:
+@pytest.mark.parametrize("depth", [1, 16])
+async def test_a_cycle_of_many_blocks_is_read_in_order(device: Device, depth: int) -> None:
     channels = {
-        f"X{i}": {"Type": "HRegister", "DataType": "uint16", "IOPoint": 100 * i} for i in range(32)
+        f"X{i}": {"Type": "HRegister", "DataType": "uint16", "IOPoint": 100 * i} for i in range(99)
     }
-    for i in range(32):
+    for i in range(99):
         device.bank.holding[100 * i] = i
-    await device.connect(channels, Depth=16)
+    await device.connect(channels, Depth=depth)
     assert device.driver
     assert device.instrument
-    blocks = plan(device.instrument)
-    answers = await asyncio.gather(*(device.driver.read(block) for block in blocks))
-    values = [float(b.decode(a)[0]) for b, a in zip(blocks, answers, strict=True)]
-    assert values == list(range(32))
+    cycle = ModbusCycle(plan(device.instrument))
+    for _ in range(3):
+        values = [v async for part in device.driver.read(cycle) for v in part.values.tolist()]
+        assert values == list(range(99))
+
+
+async def test_a_write_during_a_cycle_goes_ahead_of_what_was_not_sent(device: Device) -> None:
+    keys = {"Type": "HRegister", "DataType": "uint16", "ReadWrite": "RW"}
+    await device.connect({f"X{i}": keys | {"IOPoint": 100 * i} for i in range(40)}, Depth=16)
+    assert device.driver
+    assert device.instrument
+    device.server.faults.delay_s = 0.02
+    values: list[float] = []
+    async for part in device.driver.read(ModbusCycle(plan(device.instrument))):
+        if not values:
+            await device.write("X39", 7)
+        values += part.values.tolist()
+    assert values == [0.0] * 39 + [7.0]
+
+
+async def test_what_can_only_be_read_is_refused_unsent(device: Device) -> None:
+    keys = {"Type": "IRegister", "DataType": "uint16", "IOPoint": 4}
+    await device.connect({"In": keys, "Out": keys | {"Type": "HRegister"}})
+    for channel in ("In", "Out"):
+        with pytest.raises(Refused, match="can only be read") as refusal:
+            await device.write(channel, 1)
+        assert refusal.value.permanent
+    assert device.server.requests == 0
+
+
+async def test_every_frame_is_shown_to_who_taps(device: Device) -> None:
+    class Tapped:
+        def __init__(self) -> None:
+            self.frames: list[tuple[bool, bytes, str]] = []
+
+        def frame(self, sent: bool, data: bytes, meaning: str) -> None:
+            self.frames.append((sent, data, meaning))
+
+    tap = Tapped()
+    await device.connect({"X": HOLDING | {"DataType": "uint16", "IOPoint": 4}})
+    assert device.instrument
+    device.driver = ModbusDriver(device.instrument, Surroundings(SystemClock(), tap=tap))
+    await device.driver.connect()
+    await device.write("X", 5)
+    assert await device.values() == {"X": 5.0}
+    assert [(sent, data.hex(" ", 2), meaning) for sent, data, meaning in tap.frames] == [
+        (True, "0001 0000 0006 0106 0004 0005", "unit 1: write register 4, 5"),
+        (False, "0001 0000 0006 0106 0004 0005", "unit 1: write register 4, 5 done"),
+        (True, "0002 0000 0006 0103 0004 0001", "unit 1: read holding registers 4"),
+        (False, "00 0200 0000 0501 0302 0005", "unit 1: read holding registers, 2 bytes"),
+    ]
 
 
 @pytest.mark.parametrize("fault", ["wrong_unit", "wrong_transaction"])

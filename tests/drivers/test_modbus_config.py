@@ -6,10 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from config.findings import SiteError
 from config.site import Instrument
-from drivers.modbus import check, plan
+from drivers.contract import Block, Cost
+from drivers.modbus.tcp import check, cost, plan, split
 from tests.drivers.instruments import modbus
 
 HOLDING = {"Type": "HRegister", "ReadWrite": "RW"}
@@ -209,7 +212,7 @@ def test_blocks_hold_one_function_one_unit_one_class_and_readable_channels_only(
         (2, 1, "Fast", [9]),
     ]
     assert blocks[0].index.dtype == np.int32
-    assert blocks[0].label == "unit 1, holding registers 0 to 2"
+    assert blocks[0].label == "unit 1, holding registers 0 to 2, Fast"
 
 
 def test_block_max_and_gap_max_are_obeyed() -> None:
@@ -221,3 +224,81 @@ def test_block_max_and_gap_max_are_obeyed() -> None:
     assert len(plan(modbus(channels, GapMax=1))) == 100
     coils = {f"C{i}": {"Type": "Coil", "IOPoint": i} for i in range(3000)}
     assert [b.request.count for b in plan(modbus(coils))] == [2000, 1000]
+
+
+# ---------------------------------------------------------------- parts and labels
+
+
+CHANNELS = st.lists(
+    st.tuples(
+        st.integers(0, 40),
+        st.sampled_from(("uint16", "float32", "float64", "bit")),
+        st.sampled_from(("Fast", "Slow")),
+    ),
+    min_size=1,
+    max_size=30,
+)
+
+
+def all_parts(block: Block) -> list[Block]:
+    """A block and everything that it is divided into."""
+    return [block, *(small for part in split(block) for small in all_parts(part))]
+
+
+@settings(deadline=None)
+@given(CHANNELS, st.booleans())
+def test_labels_are_unique_whatever_is_divided(given_channels, single) -> None:
+    channels = {
+        f"C{i}": {"Type": "HRegister", "IOPoint": at, "DataType": kind, "Class": name}
+        | ({"BitStart": i % 16} if kind == "bit" else {})
+        for i, (at, kind, name) in enumerate(given_channels)
+    }
+    blocks = plan(modbus(channels, SingleRequests=single))
+    assert sorted(i for b in blocks for i in b.index) == list(range(1, len(channels) + 1))
+    labels = [small.label for block in blocks for small in all_parts(block)]
+    assert len(labels) == len(set(labels))
+    for block in blocks:
+        parts = split(block)
+        if parts:
+            assert [i for part in parts for i in part.index] == block.index.tolist()
+        for small in all_parts(block):
+            assert (small.scan_class, small.index.dtype) == (block.scan_class, np.int32)
+            ends = [a.first + a.count for a in small.request.members]
+            assert small.request.first == small.request.members[0].first
+            assert small.request.first + small.request.count == max(ends)
+
+
+def test_labels_name_the_class_only_where_there_are_several() -> None:
+    keys = {"Type": "HRegister", "DataType": "uint16"}
+    (block,) = plan(modbus({"A": keys | {"IOPoint": 0}, "B": keys | {"IOPoint": 3}}))
+    assert block.label == "unit 1, holding registers 0 to 3"
+    assert [part.label for part in split(block)] == [
+        "unit 1, holding registers 0",
+        "unit 1, holding registers 3",
+    ]
+
+
+def test_single_requests_hold_one_channel_unless_they_share_an_address() -> None:
+    keys = {"Type": "HRegister", "DataType": "uint16"}
+    bit = {"Type": "HRegister", "DataType": "bit", "IOPoint": 5}
+    channels = {f"R{i}": keys | {"IOPoint": i} for i in range(4)}
+    channels |= {f"B{i}": bit | {"BitStart": i} for i in range(4)}
+    assert [b.index.tolist() for b in plan(modbus(channels, SingleRequests=True))] == [
+        [1],
+        [2],
+        [3],
+        [4],
+        [5, 6, 7, 8],
+    ]
+
+
+def test_the_cost_of_a_block_is_its_frames() -> None:
+    keys = {"Type": "HRegister", "DataType": "uint16"}
+    device = modbus(
+        {
+            "A": keys | {"IOPoint": 0},
+            "B": keys | {"IOPoint": 3},
+            "C": {"Type": "Coil", "IOPoint": 9},
+        }
+    )
+    assert [cost(device, block) for block in plan(device)] == [Cost(12, 9 + 8), Cost(12, 9 + 1)]

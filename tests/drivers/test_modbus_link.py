@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from drivers import modbus_link
 from drivers.errors import Garbled, NoAnswer, NotConnected, Refused
-from drivers.modbus_link import ModbusLink, open_link
+from drivers.modbus import link as modbus_link
+from drivers.modbus.link import ModbusLink, open_link
 from drivers.sim.modbus_server import ModbusServer, RegisterBank
+from gateway.core.clock import SystemClock
 
 Answer = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 Connect = Callable[..., Awaitable[ModbusLink]]
@@ -44,7 +45,8 @@ async def connect() -> AsyncIterator[Connect]:
 
     async def start(answer: Answer, *, timeout_s: float = 5.0, depth: int = 1) -> ModbusLink:
         server = await asyncio.start_server(Peer(answer).serve, "127.0.0.1", 0)
-        link = await open_link("127.0.0.1", server.sockets[0].getsockname()[1], timeout_s, depth)
+        port = server.sockets[0].getsockname()[1]
+        link = await open_link("127.0.0.1", port, timeout_s, depth, SystemClock())
 
         async def end() -> None:
             link.close()
@@ -315,7 +317,7 @@ async def test_transaction_numbers_wrap_and_skip_the_ones_still_owed() -> None:
     bank = RegisterBank()
     server = ModbusServer(bank)
     port = await server.start()
-    link = await open_link("127.0.0.1", port, 0.4, 1)
+    link = await open_link("127.0.0.1", port, 0.4, 1, SystemClock())
     try:
         link._number = 0xFFFD
         server.faults.silent = True
@@ -336,4 +338,4 @@ async def test_transaction_numbers_wrap_and_skip_the_ones_still_owed() -> None:
 async def test_a_name_that_is_no_name_is_no_connection() -> None:
     for host in ("\x00", "a" * 70 + ".example", "no such host", "256.256.256.256"):
         with pytest.raises(NotConnected):
-            await open_link(host, 502, 2.0, 1)
+            await open_link(host, 502, 2.0, 1, SystemClock())

@@ -15,10 +15,12 @@ from pymodbus.client import AsyncModbusTcpClient
 from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 
+from drivers.contract import Surroundings, read_block
 from drivers.errors import Refused
-from drivers.modbus import ModbusDriver, plan
+from drivers.modbus.tcp import PROTOCOL, ModbusDriver, plan, split
 from drivers.sim.modbus_server import ModbusServer, RegisterBank
 from drivers.sim.scpi_server import ScpiServer
+from gateway.core.clock import SystemClock
 from tests.drivers.instruments import modbus
 
 # ---------------------------------------------------------------- our client, their server
@@ -61,12 +63,12 @@ async def test_a_pymodbus_server_is_read_and_written_in_all_orders(orders, free_
         channels[name] |= {"ReadWrite": "RW"}
     server = await serve_theirs(SimDevice(id=1, simdata=data), port)
     device = modbus(channels, port, ByteOrder=orders[0], WordOrder=orders[1], Timeout=5, GapMax=0)
-    driver = ModbusDriver(device)
+    driver = ModbusDriver(device, Surroundings(SystemClock()))
     try:
         await driver.connect()
         for factor in (1, 2):
             for block in plan(device):
-                (value,) = block.decode(await driver.read(block))
+                (value,) = await read_block(PROTOCOL, driver, block)
                 channel = list(device.points)[int(block.index[0]) - 1]
                 assert value == factor * VALUES[channel]
                 await driver.write(device.points[channel], 2 * VALUES[channel])
@@ -92,14 +94,16 @@ async def test_a_pymodbus_server_refuses_what_it_does_not_have(free_port) -> Non
         port,
         Timeout=5,
     )
-    driver = ModbusDriver(device)
+    driver = ModbusDriver(device, Surroundings(SystemClock()))
     try:
         await driver.connect()
         here, absent = plan(device)
-        assert list(here.decode(await driver.read(here))) == [2.0, 7.0]
-        with pytest.raises(Refused) as refusal:
-            await driver.read(absent)
-        assert (refusal.value.code, refusal.value.permanent) == (2, True)
+        for refused in (here, absent):
+            with pytest.raises(Refused) as refusal:
+                await read_block(PROTOCOL, driver, refused)
+            assert (refusal.value.code, refusal.value.permanent) == (2, True)
+        parts = [await read_block(PROTOCOL, driver, part) for part in split(here)]
+        assert [values.tolist() for values in parts] == [[2.0], [7.0]]
     finally:
         await driver.close()
         await server.shutdown()

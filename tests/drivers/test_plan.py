@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drivers.plan import Place, Span, plan_spans
+from drivers.modbus.plan import Place, Span, divide, plan_spans
 
 SIZES = {1: 40, 3: 12}
 
@@ -64,8 +64,8 @@ def test_every_place_is_in_exactly_one_span_and_whole(given_places, gap_max) -> 
 def test_no_span_is_over_its_limit_or_has_a_gap_over_the_limit(given_places, gap_max) -> None:
     for span in plan_spans(given_places, SIZES, gap_max):
         assert span.count <= SIZES[span.function]
-        for (first, count), (following, _) in pairwise(span.pieces):
-            assert 0 < following - first - count <= gap_max
+        for address, following in pairwise(used(span, given_places)):
+            assert following - address - 1 <= gap_max
 
 
 @settings(deadline=None)
@@ -90,20 +90,61 @@ def test_there_are_as_few_spans_as_possible(given_places, gap_max) -> None:
         assert made == cuts_needed(group, SIZES[key[2]], gap_max)
 
 
+def used(span: Span, given_places: list[Place]) -> list[int]:
+    """The addresses that the members of a span really use."""
+    mine = [given_places[member] for member in span.members]
+    return sorted({a for p in mine for a in range(p.first, p.first + p.count)})
+
+
 @settings(deadline=None)
 @given(places(), st.integers(0, 10))
-def test_pieces_cover_what_the_members_use_and_nothing_else(given_places, gap_max) -> None:
+def test_a_span_begins_and_ends_with_a_value(given_places, gap_max) -> None:
     for span in plan_spans(given_places, SIZES, gap_max):
-        used = {
-            address
-            for member in span.members
-            for address in range(
-                given_places[member].first, given_places[member].first + given_places[member].count
-            )
+        addresses = used(span, given_places)
+        assert (span.first, span.first + span.count) == (addresses[0], addresses[-1] + 1)
+
+
+@settings(deadline=None)
+@given(places(), st.integers(0, 10))
+def test_single_requests_hold_one_place_each(given_places, gap_max) -> None:
+    spans = plan_spans(given_places, SIZES, gap_max, single=True)
+    assert sorted(m for span in spans for m in span.members) == list(range(len(given_places)))
+    for span in spans:
+        assert {(p.first, p.count) for p in (given_places[m] for m in span.members)} == {
+            (span.first, span.count)
         }
-        covered = [a for first, count in span.pieces for a in range(first, first + count)]
-        assert covered == sorted(used)
-        assert (span.first, span.first + span.count) == (covered[0], covered[-1] + 1)
+    assert len(spans) == len(set(given_places))
+
+
+# ---------------------------------------------------------------- parts of a refused span
+
+
+@settings(deadline=None)
+@given(places(), st.integers(0, 10))
+def test_parts_hold_every_member_once_and_become_single_places(given_places, gap_max) -> None:
+    for span in plan_spans(given_places, SIZES, gap_max):
+        left = [[given_places[member] for member in span.members]]
+        ends = []
+        while left:
+            mine = left.pop()
+            groups = divide(mine)
+            if not groups:
+                assert len({(p.first, p.count) for p in mine}) == 1
+                ends += mine
+                continue
+            assert [m for group in groups for m in group] == list(range(len(mine)))
+            assert all(groups)
+            left += [[mine[m] for m in group] for group in groups]
+        assert sorted(map(repr, ends)) == sorted(repr(given_places[m]) for m in span.members)
+
+
+def test_parts_have_no_gaps_first_and_are_halves_then() -> None:
+    assert divide([place(0), place(2), place(3), place(9)]) == [[0], [1, 2], [3]]
+    assert divide([place(0), place(1), place(2), place(3)]) == [[0, 1], [2, 3]]
+    assert divide([place(0, 4), place(1), place(3, 2)]) == [[0], [1, 2]]
+    assert divide([place(0), place(0), place(0)]) == []
+    assert divide([place(0), place(0), place(0), place(0, 2)]) == [[0, 1, 2], [3]]
+    assert divide([place(0), place(0), place(0, 2), place(0, 2)]) == [[0, 1], [2, 3]]
 
 
 def place(first: int, count: int = 1, scan_class: str = "Fast") -> Place:
@@ -135,4 +176,4 @@ def test_a_value_inside_another_does_not_shorten_the_span() -> None:
     within = [place(0, 4), place(1)]
     assert len(plan_spans([*within, place(12)], {3: 125}, 8)) == 1
     spans = plan_spans([*within, place(13)], {3: 125}, 8)
-    assert [(s.first, s.count, s.pieces) for s in spans] == [(0, 4, ((0, 4),)), (13, 1, ((13, 1),))]
+    assert [(s.first, s.count) for s in spans] == [(0, 4), (13, 1)]

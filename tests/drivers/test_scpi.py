@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from config.findings import SiteError
 from config.model import Channel, EquipmentTags
 from config.site import Instrument
-from drivers.errors import Garbled, NoAnswer, NotConnected, OutOfRange, Refused
-from drivers.scpi import ScpiDriver, check, plan
-from drivers.scpi_text import (
+from drivers.contract import Surroundings, read_block
+from drivers.errors import DriverError, Garbled, NoAnswer, NotConnected, OutOfRange, Refused
+from drivers.scpi.driver import PROTOCOL, ScpiDriver, check, plan
+from drivers.scpi.link import LineSession
+from drivers.scpi.text import (
+    DATA_TYPES,
+    AnswerDecoder,
     host_and_port,
     judge_confirmation,
     number_of,
@@ -22,6 +29,7 @@ from drivers.scpi_text import (
     terminator,
 )
 from drivers.sim.scpi_server import ScpiServer, split_messages
+from gateway.core.clock import SystemClock
 from tests.drivers.instruments import scpi
 
 # ---------------------------------------------------------------- texts
@@ -215,16 +223,79 @@ def test_channels_with_one_query_share_one_block_in_their_class() -> None:
     )
     seen = [(b.label, b.scan_class, list(map(int, b.index))) for b in blocks]
     assert seen == [
-        ("MEAS:ARR?", "Fast", [1, 2]),
-        ("MEAS:ARR?", "Slow", [3]),
-        ("MEAS:POW?", "Fast", [4]),
+        ("MEAS:ARR? (Fast)", "Fast", [1, 2]),
+        ("MEAS:ARR? (Slow)", "Slow", [3]),
+        ("MEAS:POW? (Fast)", "Fast", [4]),
     ]
 
 
 def test_init_func_of_the_seed_begins_a_pass_with_init_text() -> None:
     keys = {"RequestText": "FETC:", "Init_Text": "MEAS:", "Init_Func": True}
     channels = {name: keys | {"IOPoint": name} for name in ("VOLT", "CURR")}
-    assert [b.label for b in plan(scpi(channels))] == ["MEAS:VOLT?", "FETC:CURR?"]
+    assert [b.label for b in plan(scpi(channels))] == [
+        "MEAS:VOLT? (Fast)",
+        "FETC:CURR? (Fast)",
+    ]
+
+
+# ---------------------------------------------------------------- whatever a peer says
+
+
+@given(
+    st.text(max_size=60) | st.from_regex(r"[-+0-9.eE,;NaIFO\" ]{0,40}", fullmatch=True),
+    st.sampled_from(DATA_TYPES),
+    st.integers(0, 5),
+)
+def test_any_answer_is_a_number_or_garbled(answer: str, data_type: str, item: int) -> None:
+    decode = AnswerDecoder([Channel(DataType=data_type)], [item])
+    try:
+        (value,) = decode(answer)
+    except Garbled:
+        return
+    assert math.isnan(value) or abs(value) < 9.9e37
+
+
+@given(st.text(max_size=60))
+def test_any_confirmation_is_one_or_a_typed_error(answer: str) -> None:
+    with contextlib.suppress(DriverError):
+        judge_confirmation(answer)
+
+
+class Wire(asyncio.Transport):
+    """A transport that keeps nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closed = False
+
+    def write(self, data: object) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@given(st.lists(st.binary(max_size=40) | st.just(b"5\n"), max_size=8), st.booleans())
+def test_any_bytes_are_an_answer_or_end_the_session(chunks: list[bytes], asking: bool) -> None:
+    async def feed() -> None:
+        session, wire = LineSession("\n", "\n", 5.0, None), Wire()
+        session.connection_made(wire)
+        waiting = asyncio.create_task(session.ask("V?")) if asking else None
+        await asyncio.sleep(0)
+        for chunk in chunks:
+            if not wire.closed:
+                session.data_received(chunk)
+        session.end(NotConnected("over"))
+        if waiting is not None:
+            with contextlib.suppress(DriverError):
+                assert (await waiting).isascii()
+        assert wire.closed
+        assert session.lost is not None
+
+    asyncio.run(feed())
 
 
 # ---------------------------------------------------------------- exchanges
@@ -247,7 +318,7 @@ class Bench:
     async def connect(self, channels: dict[str, dict[str, Any]], **keys: Any) -> None:
         port = await self.server.start()
         self.instrument = scpi(channels, port, **keys)
-        self.driver = ScpiDriver(self.instrument)
+        self.driver = ScpiDriver(self.instrument, Surroundings(SystemClock()))
         await self.driver.connect()
 
     async def values(self) -> list[float]:
@@ -255,7 +326,7 @@ class Bench:
         assert self.instrument
         found: list[float] = []
         for block in plan(self.instrument):
-            found += map(float, block.decode(await self.driver.read(block)))
+            found += map(float, await read_block(PROTOCOL, self.driver, block))
         return found
 
     async def write(self, channel: str, value: float) -> None:

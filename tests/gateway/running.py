@@ -31,6 +31,11 @@ class Running:
         self._stop.set()
         await self._task
 
+    async def finished(self) -> None:
+        """Until it ends by itself; raises what ended it."""
+        async with asyncio.timeout(10):
+            await self._task
+
     async def crash(self) -> None:
         """End as a kill would: nothing is said, no output is touched."""
         self._task.cancel()

@@ -3,150 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from config import status
-from config.model import Channel, EquipmentTags
-from config.site import Instrument, ScanClass
-from drivers.contract import Block, DriverProtocol
+from drivers.contract import (
+    Block,
+    DriverProtocol,
+)
 from drivers.errors import DriverError, Garbled, NoAnswer, NotConnected, Refused
 from gateway.commands import Write
-from gateway.core.clock import SystemClock
-from gateway.core.table import PointTable
-from gateway.poll import WRITES_MAX, DevicePoller
-from tests.gateway.points import output, point
-
-FAST = {"Fast": ScanClass("Fast", 10_000_000), "Slow": ScanClass("Slow", 30_000_000)}
-
-
-class Script:
-    """A driver that does what the test says, and writes down what it was asked."""
-
-    def __init__(self) -> None:
-        self.log: list[str] = []
-        self.answer: Callable[[str], float] = lambda label: 1.0
-        self.connects: Callable[[], None] = lambda: None
-        self.takes: Callable[[float], None] = lambda value: None
-        self.open_count = 0
-        self.in_flight = self.in_flight_most = 0
-
-    async def connect(self) -> None:
-        self.open_count += 1
-        await asyncio.sleep(0)
-        self.connects()
-
-    async def read(self, block: Block) -> float:
-        self.log.append(f"read {block.label}")
-        self.in_flight += 1
-        self.in_flight_most = max(self.in_flight_most, self.in_flight)
-        try:
-            await asyncio.sleep(0.001)
-            return self.answer(block.label)
-        finally:
-            self.in_flight -= 1
-
-    async def write(self, to: Any, value: float) -> None:
-        self.log.append(f"write {value:g}")
-        await asyncio.sleep(0)
-        self.takes(value)
-
-    async def close(self) -> None:
-        await asyncio.sleep(0)
-
-
-class Heard:
-    """What the poller told the field process."""
-
-    def __init__(self) -> None:
-        self.blocks: list[bool] = []
-        self.written: list[float] = []
-        self.failed: list[str] = []
-        self.devices: list[tuple[bool, str]] = []
-
-    def on_block(self, protective: bool) -> None:
-        self.blocks.append(protective)
-
-    def on_written(self, write: Write, now_mono_ns: int) -> None:
-        self.written.append(write.value)
-
-    def on_write_failed(self, write: Write, reason: str) -> None:
-        self.failed.append(reason)
-
-    def on_device(self, name: str, up: bool, reason: str) -> None:
-        self.devices.append((up, reason))
-
-
-class Bench:
-    """One device with a fast input, a slow input and an output, on a scripted driver."""
-
-    def __init__(self, **tags: Any) -> None:
-        points = {
-            "Fast": point(1, "Dev.Fast", value_max=50.0),
-            "Slow": point(2, "Dev.Slow"),
-            "Out": output(3),
-        }
-        self.points = points
-        self.table = PointTable(list(points.values()))
-        self.script, self.heard = Script(), Heard()
-        instrument = Instrument(
-            name="Dev",
-            file="Dev.json",
-            tags=EquipmentTags(EquipmentName="Dev", Communication="Script", **tags),
-            channels={name: Channel() for name in points},
-            points=points,
-        )
-        protocol = DriverProtocol(
-            names=("Script",),
-            plan=lambda _: [
-                self.block("fast", "Fast", 1),
-                self.block("slow", "Slow", 2),
-                self.block("out", "Slow", 3),
-            ],
-            check=lambda _: [],
-            open=lambda _: self.script,
-        )
-        protective = np.array([False, True, False, False])
-        self.poller = DevicePoller(
-            instrument, protocol, FAST, self.table, protective, self.heard, SystemClock()
-        )
-
-    @staticmethod
-    def block(label: str, scan_class: str, index: int) -> Block:
-        return Block(
-            index=np.array([index], dtype=np.int32),
-            scan_class=scan_class,
-            request=None,
-            decode=lambda raw: np.array([raw]),
-            label=label,
-        )
-
-    def status(self, index: int) -> int:
-        return int(self.table.rows["status"][index])
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        """Poll until a condition holds; a test that waits ten seconds has failed."""
-        task = asyncio.create_task(self.poller.run())
-        try:
-            async with asyncio.timeout(10):
-                while not condition():
-                    await asyncio.sleep(0.002)
-                    if task.done():
-                        task.result()
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+from gateway.poll import WRITES_MAX
+from tests.gateway.points import output
+from tests.gateway.poll_bench import Bench
 
 
 async def test_values_land_good_with_stamps_and_the_fast_class_is_read_more_often() -> None:
     bench = Bench()
-    await bench.until(lambda: bench.script.log.count("read slow") >= 3)
+    count = bench.script.log.count
+    await bench.until(lambda: count("read slow") >= 3 and count("read fast") > count("read slow"))
     assert bench.status(1) == status.GOOD
     assert bench.table.rows["mono_ns"][1] > 0
-    assert bench.script.log.count("read fast") > bench.script.log.count("read slow")
 
 
 async def test_only_blocks_with_protective_points_ask_for_a_scan_at_once() -> None:
@@ -262,6 +142,26 @@ async def test_a_write_goes_ahead_of_reads_and_its_read_back_follows_at_once() -
     assert bench.script.log[at + 1] == "read out"
 
 
+async def test_on_a_shared_line_a_write_hurries_the_read_that_waits() -> None:
+    bench = Bench()
+    log = bench.script.log
+    bench.script.hurry = lambda: log.append("hurry")  # type: ignore[attr-defined]
+    write = Write(bench.points["Out"], 7.0)
+
+    def answer(label: str) -> float:
+        if not bench.heard.written:
+            bench.poller.enqueue(write)  # while a read is under way
+            return 1.0
+        raise NotConnected("pulled")
+
+    bench.script.answer = answer
+    await bench.until(lambda: bool(bench.heard.devices) and not bench.heard.devices[-1][0])
+    assert log[log.index("hurry") + 1] == "write 7"
+    log.clear()
+    bench.poller.enqueue(write)  # nothing is under way
+    assert log == []
+
+
 async def test_a_refused_write_is_told_and_polling_goes_on() -> None:
     bench = Bench()
 
@@ -298,22 +198,13 @@ async def test_overdue_polls_are_skipped_and_counted() -> None:
     bench = Bench()
     release = asyncio.Event()
 
-    async def slow(block: Block) -> float:
+    async def slow(block: Block) -> NDArray[np.float64]:
         await release.wait()
-        return 1.0
+        return np.ones(1)
 
-    bench.script.read = slow  # type: ignore[method-assign]
+    bench.script.ask = slow  # type: ignore[method-assign]
     asyncio.get_running_loop().call_later(0.1, release.set)
     await bench.until(lambda: bench.poller.statistics.skipped > 3)
-
-
-async def test_never_more_requests_in_flight_than_the_depth() -> None:
-    bench = Bench()
-    await bench.until(lambda: len(bench.script.log) > 20)
-    assert bench.script.in_flight_most == 1
-    deep = Bench(Depth=2)
-    await deep.until(lambda: len(deep.script.log) > 20)
-    assert deep.script.in_flight_most == 2
 
 
 async def test_a_device_that_only_takes_connections_is_not_back() -> None:

@@ -26,7 +26,7 @@ class Protection:
     startup = False
 
     def __init__(self, rank: int) -> None:
-        info = SimpleNamespace(name="Rule", point=2)
+        info = SimpleNamespace(name="Rule", kind="trip", point=2)
         self.program = SimpleNamespace(info=[info], outputs=np.array([1]))
         self.rank, self.cause = np.array([rank]), np.array([0])
         self.demand = np.array([7.0])

@@ -119,6 +119,7 @@ def _device_point(index: int, tag: str, channel: Channel) -> PointDef:
         equipment=equipment,
         channel=name,
         kind="analog" if channel.Type == "Analog" else "discrete",
+        source="device" if channel.Expression is None else "virtual",
         readable="R" in channel.ReadWrite,
         writable="W" in channel.ReadWrite,
         value_min=number(channel.Minimum),

@@ -71,10 +71,12 @@ def extend_condition(
     )
 
 
-def texts(depth: int, refs: list[str]) -> tuple[st.SearchStrategy[str], st.SearchStrategy[str]]:
+def texts(
+    depth: int, refs: list[str], points: list[str] = ANALOG
+) -> tuple[st.SearchStrategy[str], st.SearchStrategy[str]]:
     """Strategies of number texts and condition texts."""
     number: st.SearchStrategy[str] = st.one_of(
-        literals, st.sampled_from(ANALOG), st.sampled_from([f"age({t})" for t in ANALOG])
+        literals, st.sampled_from(points), st.sampled_from([f"age({t})" for t in ANALOG])
     )
     condition: st.SearchStrategy[str] = st.one_of(
         join("({} {} {})", st.sampled_from(ANALOG), op_compare, literals),
@@ -105,12 +107,20 @@ def programs(draw: st.DrawFn) -> dict[str, dict[str, Any]]:
     """Rules of a site: two alarms, a state, three controls that may use them."""
     _, plain = texts(2, [])
     refs = ["(alarm(A1) == 'Alarm')", "(alarm(A2) != null)", "(state(S1) == 'Two')"]
-    _, referring = texts(1, [*refs, "(quality(alarm(A1)) == 2)"])
+    calculated = [*ANALOG, "V.first", "V.second"]
+    _, referring = texts(1, [*refs, "(quality(alarm(A1)) == 2)"], calculated)
     latch = st.booleans()
     levels = join("if({}, 'High', if({}, 'Low', null))", plain, plain)
+    first, _ = texts(2, [])
+    second, condition = texts(1, ["(alarm(A1) == 'Alarm')"], [*ANALOG, "V.first"])
     names = join("if({}, 'One', if({}, 'Two', 'Three'))", plain, plain)
     fixed = st.fixed_dictionaries
+    expressions = {
+        "V.second": {"Expression": draw(st.one_of(second, condition))},
+        "V.first": {"Expression": draw(first)},
+    }
     return {
+        "channels": CHANNELS | expressions,
         "alarms": {
             "Alarms/A1": draw(fixed({"When": plain, "Latch": latch, **common()})),
             "Alarms/A2": draw(fixed({"When": levels, "Latch": latch, **common()})),
@@ -167,15 +177,20 @@ def state_of(engine: Engine) -> list[bytes]:
 def test_kernel_and_reference_agree_in_every_bit(
     rules: dict[str, dict[str, Any]], history: list[tuple[int, bool, list[tuple[str, float, int]]]]
 ) -> None:
-    plant = Plant(make_site(CHANNELS, methods=METHODS, **rules))
+    plant = Plant(make_site(**{"channels": CHANNELS, "methods": METHODS} | rules))
     oracle = Engine(plant.program, reference.evaluate)
     linked = Engine(plant.program, EVALUATORS["machine"])
+    theirs = {engine: plant.rows.copy() for engine in (oracle, linked)}
     for step_ns, reset, writes in history:
         for tag, value, code in writes:
             plant.set(tag, value, code)
+            at = plant.site.index[tag]
+            for rows in theirs.values():
+                rows[at] = plant.rows[at]
         now_ns = min(max(plant.now_ns + step_ns, 0), 2**62)
         plant.now_ns = now_ns
         changed = plant.engine.scan(plant.rows, now_ns, reset).tolist()
-        assert changed == oracle.scan(plant.rows, now_ns, reset).tolist()
-        assert changed == linked.scan(plant.rows, now_ns, reset).tolist()
+        for engine, rows in theirs.items():
+            assert changed == engine.scan(rows, now_ns, reset).tolist()
+            assert plant.rows.tobytes() == rows.tobytes()
         assert state_of(plant.engine) == state_of(oracle) == state_of(linked)

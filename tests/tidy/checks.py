@@ -22,13 +22,20 @@ PLAIN_MODULES = (
     "gateway/scan.py",
     "gateway/commands.py",
     "drivers/codec.py",
-    "drivers/plan.py",
+    "drivers/modbus/decoder.py",
+    "drivers/modbus/plan.py",
     "sync/wire.py",
     "safety/",
 )
 
 # Pure, numeric or shared with strangers: every public name says what it takes and gives.
-DOCUMENTED_MODULES = ("safety/", "drivers/codec.py", "drivers/plan.py", "sync/wire.py")
+DOCUMENTED_MODULES = (
+    "safety/",
+    "drivers/codec.py",
+    "drivers/modbus/decoder.py",
+    "drivers/modbus/plan.py",
+    "sync/wire.py",
+)
 
 # The supervisors: one broad except each, which counts and reports (style rule 8).
 BROAD_EXCEPTS_MAX = {

@@ -128,7 +128,7 @@ PLANTED: list[tuple[Callable[[str, str], list[str]], str, str, str]] = [
         '"""A."""\nclass Frame:\n    """B."""\n    def rows(self): ...\n',
         '"""A."""\nclass Frame:\n    """B."""\n    def __len__(self): ...\n',
     ),
-    (checks.missing_docstrings, "drivers/plan.py", "a = 1\n", '"""A."""\na = 1\n'),
+    (checks.missing_docstrings, "drivers/modbus/plan.py", "a = 1\n", '"""A."""\na = 1\n'),
     (checks.units_not_last, "config/site.py", "MAX_AGE_NS = 1\n", "AGE_NS_MAX = 1\n"),
     (
         checks.units_not_last,

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # module -> what it imports, all of it allowed
 ALLOWED = {
     "config.site": ["pathlib", "json"],
-    "drivers.modbus": ["asyncio", "config.site", "gateway.core.clock"],
+    "drivers.modbus.tcp": ["asyncio", "config.site", "gateway.core.clock"],
     "safety.kernel": ["config.site", "math"],
     "gateway.core.clock": ["time", "random", "uuid"],
     "gateway.core.table": ["config.site", "gateway.core.clock"],
@@ -27,7 +27,7 @@ ALLOWED = {
     "gateway.journal": ["gateway.core.table"],
     "gateway.retain": [],
     "gateway.scan": ["safety.kernel", "gateway.commands", "gateway.journal"],
-    "gateway.poll": ["drivers.modbus", "gateway.journal"],
+    "gateway.poll": ["drivers.modbus.tcp", "gateway.journal"],
     "gateway.local": ["gateway.core.table"],
     "gateway.local_server": ["gateway.local", "gateway.journal"],
     "gateway.opcua": ["gateway.core.table"],
@@ -47,20 +47,20 @@ PLANTED = {
     "floors": [
         ("gateway.scan", "gateway.poll"),
         ("gateway.commands", "gateway.scan"),
-        ("drivers.modbus", "safety.kernel"),
+        ("drivers.modbus.tcp", "safety.kernel"),
         ("gateway.core.table", "gateway.journal"),
         ("gateway.field", "gateway.link"),
     ],
     "config": [("config.site", "gateway.core.clock")],
     "safety": [("safety.kernel", "time"), ("safety.kernel", "gateway.core.table")],
-    "drivers": [("drivers.modbus", "gateway.core.table")],
+    "drivers": [("drivers.modbus.tcp", "gateway.core.table")],
     "sync": [("sync.store", "gateway.journal")],
     "cloud": [("cloud.ingest", "sync.store"), ("cloud.ingest", "gateway.journal")],
     "image": [("image.build", "sync.wire")],
     "far-side": [("gateway.link", "cloud.ingest")],
     "field": [("gateway.field", "sqlite3"), ("gateway.field", "gateway.mirror")],
-    "link": [("gateway.link", "drivers.modbus"), ("gateway.link", "gateway.scan")],
-    "ambient": [("sync.store", "time"), ("gateway.poll", "uuid"), ("drivers.modbus", "random")],
+    "link": [("gateway.link", "drivers.modbus.tcp"), ("gateway.link", "gateway.scan")],
+    "ambient": [("sync.store", "time"), ("gateway.poll", "uuid"), ("drivers.modbus.tcp", "random")],
 }
 
 

@@ -33,6 +33,7 @@ LICENCES_ALLOWED = {
     "CC0-1.0",
     "EPL-2.0",
     "ISC",
+    "LGPL-3.0-only",
     "LGPL-3.0-or-later",
     "MIT",
     "MIT-0",
@@ -46,6 +47,7 @@ CLASSIFIERS = {
     "License :: OSI Approved :: BSD License": "BSD",
     "License :: OSI Approved :: ISC License (ISCL)": "ISC",
     "License :: OSI Approved :: MIT License": "MIT",
+    "License :: OSI Approved :: GNU Lesser General Public License v3 (LGPLv3)": "LGPL-3.0-only",
     "License :: OSI Approved :: GNU Lesser General Public License v3 or later (LGPLv3+)": (
         "LGPL-3.0-or-later"
     ),

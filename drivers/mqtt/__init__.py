@@ -1,0 +1,1 @@
+"""MQTT devices: JSON, plain numbers, Sparkplug B."""

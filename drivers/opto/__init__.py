@@ -1,0 +1,1 @@
+"""Opto 22 controllers over OptoMMP."""

@@ -1,0 +1,1 @@
+"""IEEE C37.118 phasor measurement units."""

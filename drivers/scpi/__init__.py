@@ -1,0 +1,1 @@
+"""SCPI over a socket and over VISA."""

@@ -1,0 +1,1 @@
+"""SunSpec inverters, meters and batteries."""
