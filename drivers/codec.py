@@ -20,8 +20,6 @@ from numpy.typing import NDArray
 from config.model import Channel, Order
 from drivers.errors import OutOfRange
 
-WORDS_MAX: Final = 4  # registers of one value
-
 # Data type -> struct code and registers of the types with a fixed layout.
 NUMBERS: Final[dict[str, tuple[str, int]]] = {
     "int16": ("h", 1),

@@ -273,7 +273,7 @@ class Field:
         """Points that hold the start-up trip: protective, and not yet seen good."""
         if not self.engine.startup:
             return []
-        bad = self.engine.program.protective & (self.table.rows["status"] >= 0x80000000)
+        bad = self.engine.program.protective & (self.table.rows["status"] >= status.BAD)
         return [self.table.points[index - 1].tag for index in np.flatnonzero(bad)]
 
     def _log_event(self, event: Event) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +13,6 @@ from drivers.errors import DriverError, Garbled, NoAnswer
 from gateway.blocks import Batch
 from gateway.core.clock import Clock
 from gateway.core.table import PointTable
-
-BAD: Final = 0x80000000  # status codes from here on are bad
 
 
 class Landing:
@@ -84,7 +81,7 @@ class Landing:
         codes = np.where(outside, status.UNCERTAIN_UNITS_EXCEEDED, status.GOOD)
         if update.codes is not None:
             codes = np.where(update.codes != status.GOOD, update.codes, codes)
-        lacking = ~np.isfinite(values) & (codes < BAD)
+        lacking = ~np.isfinite(values) & (codes < status.BAD)
         codes = np.where(lacking, status.BAD_SENSOR_FAILURE, codes)
         now_utc_ns = self._clock.utc_ns()
         utc_ns = now_utc_ns if update.utc_ns is None else update.utc_ns
@@ -101,9 +98,9 @@ class Landing:
             return
         utc_ns = self._clock.utc_ns()
         codes = self._table.rows["status"][index]
-        usable = index[codes < BAD]
+        usable = index[codes < status.BAD]
         self._table.set_status(usable, status.UNCERTAIN_NO_COMMUNICATION, utc_ns)
         code = status.BAD_TIMEOUT if isinstance(error, NoAnswer) else status.BAD_NOT_CONNECTED
         if isinstance(error, Garbled):
             code = status.BAD_DECODING_ERROR
-        self._table.set_status(index[codes >= BAD], code, utc_ns)
+        self._table.set_status(index[codes >= status.BAD], code, utc_ns)

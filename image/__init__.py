@@ -1,1 +1,1 @@
-"""Operating-system images and signed update bundles (to come; see docs/roadmap in README)."""
+"""Operating-system images and signed update bundles (to come)."""

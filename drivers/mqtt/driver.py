@@ -30,7 +30,6 @@ from drivers.addresses import (
 from drivers.contract import (
     Block,
     Cycle,
-    Driver,
     DriverProtocol,
     Part,
     Surroundings,
@@ -44,15 +43,14 @@ from drivers.mqtt.sparkplug_device import SparkplugReader, metric_name
 from drivers.mqtt.text import VALUE, Message, TextReader, place_of, topic_fault
 from drivers.server_url import MQTTS, parse_server, server_faults
 
-DEFAULT_SERVER: Final = "mqtt://127.0.0.1:1883"
-BIRTH_POLL_S: Final = 0.02
-
 if TYPE_CHECKING:
     from drivers.mqtt.link import MqttLink
 
 SCHEME: Final = "mqtt"
 PORT: Final = 1883
 TLS_PORT: Final = 8883
+DEFAULT_SERVER: Final = f"{SCHEME}://127.0.0.1:{PORT}"
+BIRTH_POLL_S: Final = 0.02  # between two looks whether a birth came
 
 
 # ---------------------------------------------------------------- configuration
@@ -275,16 +273,11 @@ class MqttDriver:
                 raise NotConnected(str(error)) from None
 
 
-def open_driver(instrument: Instrument, surroundings: Surroundings) -> Driver:
-    """A driver, not yet connected."""
-    return MqttDriver(instrument, surroundings)
-
-
 PROTOCOL: Final = DriverProtocol(
     names=("MQTT",),
     plan=plan,
     check=check,
-    open=open_driver,
+    open=MqttDriver,
     pushes=True,
     keys=frozenset(
         (

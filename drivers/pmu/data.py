@@ -43,7 +43,6 @@ PMU_ERROR: Final = 0x4000
 NO_VALUES: Final = 0x8000  # test mode or filler; with PMU_ERROR a failure
 NOT_IN_SYNC: Final = 0x2000
 BY_ARRIVAL: Final = 0x1000
-TRIGGER: Final = 0x0800
 CHANGES: Final = 0x0400  # the configuration changes when this falls
 MODIFIED: Final = 0x0200
 UNLOCKED: Final = 0x0030  # for more than 10 s, 100 s, 1000 s

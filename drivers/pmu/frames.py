@@ -19,7 +19,6 @@ from drivers.errors import Garbled
 
 SYNC: Final = 0xAA
 VERSION_2005: Final = 1
-VERSION_2011: Final = 2  # configuration 3 exists from here on
 HEAD: Final = struct.Struct(">BBHHII")  # sync, type and version, size, IDCODE, SOC, FRACSEC
 FRAME_BYTES_MIN: Final = HEAD.size + 2
 FRAME_BYTES_MAX: Final = 65535

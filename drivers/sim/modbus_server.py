@@ -18,7 +18,6 @@ from drivers.sim.listener import Listener, Session
 ILLEGAL_FUNCTION: Final = 1
 ILLEGAL_ADDRESS: Final = 2
 ILLEGAL_VALUE: Final = 3
-DEVICE_FAILURE: Final = 4
 TARGET_SILENT: Final = 11  # a gateway's word for a unit that is not there
 
 HEADER: Final = struct.Struct(">HHHB")  # transaction, protocol, length, unit

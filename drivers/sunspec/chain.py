@@ -150,11 +150,11 @@ async def read_counts(read: Read, model: Model, found: Found) -> dict[str, int]:
                 data = await read(found.address + point.place, point.words)
                 number = int.from_bytes(data, "big")
                 number = 0 if number == (1 << 8 * len(data)) - 1 else number  # not implemented
-        counts[name] = number or _count_by_length(model, found, counts)
+        counts[name] = number or _count_by_length(model, found)
     return counts
 
 
-def _count_by_length(model: Model, found: Found, counts: Mapping[str, int]) -> int:
+def _count_by_length(model: Model, found: Found) -> int:
     """A group that is not counted fills the rest of its model."""
     if model.sole is None:
         return 0

@@ -316,11 +316,8 @@ class SunSpecDriver:
         Raises NotConnected, NoAnswer, or Garbled where the device has no SunSpec map.
         """
         await self.close()
-        tags = self._instrument.tags
-        around = self._surroundings
-        self._link = await open_link(
-            self._host, self._port, tags.Timeout, tags.Depth, around.clock, around.tap
-        )
+        timeout_s, around = self._instrument.tags.Timeout, self._surroundings
+        self._link = await open_link(self._host, self._port, timeout_s, 1, around.clock, around.tap)
         places = [channel_address(channel) for channel in self._instrument.channels.values()]
         try:
             await self._device.find({(place.model, place.instance) for place in places})

@@ -70,7 +70,7 @@ class PointTable:
         stale = (
             (self.age_ns_max > 0)
             & (now_mono_ns - rows["mono_ns"] > self.age_ns_max)
-            & (rows["status"] < 0x80000000)
+            & (rows["status"] < status.BAD)
         )
         count = int(np.count_nonzero(stale))
         if count:

@@ -23,9 +23,6 @@ Gatepost = Callable[..., Any]
 NOON_NS = 1_767_225_600_000_000_000 + 12 * 3_600_000_000_000  # 2026-01-01T12:00:00Z
 
 
-RECEIPT = {"command": "0123abcd" * 4, "tag": "PSU.I", "step": "verified"}
-
-
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """Two points, one value a second from noon on, and two events."""
