@@ -95,14 +95,24 @@ def say(line: str) -> None:
 
 
 class StateLock:
-    """The single-instance lock of a state folder."""
+    """The single-instance lock of a state folder, and of a site folder.
 
-    def __init__(self, paths: StatePaths) -> None:
+    Two gateways of one site would both drive the plant, whatever their state folders are. The
+    folder itself is locked (flock of its descriptor), so nothing is written to it.
+    """
+
+    def __init__(self, paths: StatePaths, site: Path) -> None:
         self._paths = paths
+        self._site = site
         self.descriptor = -1
+        self.descriptors: tuple[int, ...] = ()  # to be handed down to the processes
 
     def take(self) -> bool:
-        """Take the lock; False where another process holds it. Raises SupervisorError."""
+        """Take the lock; False where another process holds the state folder.
+
+        Raises SupervisorError where a folder can't be used, and where a gateway with another
+        state folder runs the site.
+        """
         try:
             self._paths.make()
             descriptor = os.open(self._paths.lock, os.O_RDWR | os.O_CREAT, 0o600)
@@ -114,7 +124,27 @@ class StateLock:
             os.close(descriptor)
             return False
         self.descriptor = descriptor
+        self.descriptors = (descriptor,)
+        try:
+            self._take_site()
+        except SupervisorError:
+            self.release()
+            raise
         return True
+
+    def _take_site(self) -> None:
+        try:
+            folder = os.open(self._site, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:  # the processes say what is wrong with the site
+            return
+        self.descriptors += (folder,)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SupervisorError(
+                f"a gateway of {self._site} runs on this machine with another state folder, and "
+                "has its devices. Stop that one first"
+            ) from error
 
     def write(self, holders: dict[str, int]) -> None:
         """Write who holds it: name of the process -> pid. For people and messages only."""
@@ -133,9 +163,9 @@ class StateLock:
 
     def release(self) -> None:
         """Let go. The file stays: removing it would let two processes lock two files."""
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+        self.descriptor, self.descriptors = -1, ()
 
 
 def _is_alive(pid: int) -> bool:
@@ -201,7 +231,7 @@ class _Child:
                 stdout=asyncio.subprocess.PIPE,  # signs of life
                 stderr=self._output,
                 start_new_session=True,
-                pass_fds=(self._lock.descriptor,),
+                pass_fds=self._lock.descriptors,
             )
         except OSError as error:
             self._tell(f"{self.command.name}: {error}")
@@ -279,7 +309,7 @@ class Supervisor:
         paths = StatePaths(state)
         self._paths = paths
         self._tell = tell
-        self._lock = StateLock(paths)
+        self._lock = StateLock(paths, site)
         given = site_commands(site, paths.folder) if commands is None else commands
         self._children = [
             _Child(command, self._lock, clock or SystemClock(), tell, output) for command in given

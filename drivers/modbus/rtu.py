@@ -57,6 +57,10 @@ def line_of(settings: LineSettings) -> str:
     return os.path.realpath(settings.port)
 
 
+def _is_away(place: str) -> bool:
+    return not os.path.exists(place)
+
+
 # ---------------------------------------------------------------- configuration
 
 
@@ -179,14 +183,23 @@ class RtuDriver:
         """Open the port, unless another instrument on the line has. Raises NotConnected."""
         from drivers.modbus.rtu_line import (
             RtuLine,  # pymodbus takes its time, and most sites have no line
+            why_not,
         )
 
         await self.close()
         settings, around = self._settings, self._surroundings
-        # What a name stands for may have changed while the adapter was away.
-        key = ("serial", line_of(settings))
-        line = around.share(key, lambda: RtuLine(settings, around.clock))
-        await line.enter(self, settings, around.tap)
+        while True:
+            # What a name stands for may have changed while the adapter was away.
+            place = line_of(settings)
+            if _is_away(place):  # a name that leads nowhere is no line yet
+                raise NotConnected(f"{settings}: {why_not(settings.port)}")
+            line = around.share(("serial", place), lambda: RtuLine(settings, around.clock))
+            await line.enter(self, settings, around.tap)
+            if place == line_of(settings):
+                break
+            # It changed while it was opened. A second line of one port would know nothing of the
+            # late answers to the first, and would keep it out.
+            line.leave(self)
         self._line = line
 
     async def close(self) -> None:

@@ -18,7 +18,7 @@ from config.model import EquipmentTags
 from drivers.errors import NotConnected, Refused
 from drivers.opcua.driver import PORT, SCHEME
 from drivers.opcua.session import Session
-from drivers.server_url import parse_server
+from drivers.server_url import parse_server, server_faults
 
 NODES_MAX: Final = 50_000  # seen altogether
 VARIABLES_MAX: Final = 10_000  # in the file
@@ -70,11 +70,13 @@ async def browse_server(
     Raises NotConnected for a URL that is none and for a server that can't be reached, and any
     DriverError for one that misbehaves.
     """
-    server = parse_server(url, SCHEME, PORT)
-    if server is None:
-        raise NotConnected(f"'{url}' is no address of an OPC UA server: opc.tcp://host:port")
     keys = {"EquipmentName": name, "Communication": "OpcUa", "Server": url, **security}
-    session = Session(server, EquipmentTags(**keys, Timeout=timeout_s), lambda: None)
+    equipment = EquipmentTags(**keys, Timeout=timeout_s)
+    faults = server_faults(equipment, SCHEME, None, PORT)
+    server = parse_server(url, SCHEME, PORT)
+    if faults or server is None:  # a password in the URL would stand in the file
+        raise NotConnected(faults[0].message if faults else "the URL is none of opc.tcp")
+    session = Session(server, equipment, lambda: None)
     try:
         await session.connect()
         variables = await _walk(session)

@@ -35,10 +35,10 @@ PUSHED_S: Final = 10.0  # a device that sends by itself may take so long for its
 @contextlib.contextmanager
 def no_gateway(target: Target) -> Iterator[Site]:
     """The site, while no gateway of it runs on this machine. Raises CommandFailed."""
-    lock = StateLock(target.paths)
     site = target.site
     if site is None:
         raise CommandFailed("the site has errors; `gatepost check` shows them")
+    lock = StateLock(target.paths, site.folder)
     try:
         taken = lock.take()
     except SupervisorError as error:
@@ -81,6 +81,9 @@ def points_of(site: Site, tags: Sequence[str]) -> list[PointDef]:
     for tag in tags:
         mine = [p for p in known.values() if tag in (p.tag, p.equipment)]
         if not mine:
+            if any(tag in (p.tag, p.equipment) and p.source == "virtual" for p in site.points):
+                text = f"{tag} is calculated: only a running gateway has its value"
+                raise CommandFailed(text)
             raise CommandFailed(f"{tag}: no point of a device of {site.name}, and no device")
         found |= {p.tag: p for p in mine}
     return list(found.values())

@@ -129,7 +129,11 @@ def _keep(
     for line in found.notes:
         wanted.tell(line)
     if not found.channels:
-        raise CommandFailed(found.broken or f"{wanted.text}: {NOTHING}", EXIT_BAD)
+        where = ""
+        if wanted.url.scheme.startswith("modbus"):
+            first, last = wanted.registers[0], wanted.registers[-1]
+            where = f" in the registers {first} to {last}; look elsewhere with --registers"
+        raise CommandFailed(found.broken or f"{wanted.text}: {NOTHING}{where}", EXIT_BAD)
     wanted.tell(counted(len(found.channels), "channel"))
     text = file_text(found, name, wanted.tag)
     if out is None:

@@ -122,7 +122,7 @@ class Trace:
     def on_device(self, name: str, up: bool, reason: str) -> None:
         """The device came or went."""
         self._errors, self._complaint = self.statistics.errors, self.statistics.last_error
-        self._note(f"{name} answers" if up else f"{name} is lost: {reason}")
+        self._note(f"{name} answers" if up else f"{name} is lost: {reason}", "" if up else "!")
 
     def on_refused(self, name: str, labels: Collection[str]) -> None:
         """The device refuses these blocks and answers parts of them."""
@@ -144,9 +144,9 @@ class Trace:
     def _print(self, line: str) -> None:
         self._out.print(printable(line, ""))  # what comes from the device stays on its line
 
-    def _note(self, text: str) -> None:
+    def _note(self, text: str, mark: str = "!") -> None:
         t_ms = self._t_ms()
-        self._print(f"{t_ms:11.1f} ms  ! {text}")
+        self._print(f"{t_ms:11.1f} ms  {mark or ' '} {text}")
         self._keep({"t_ms": t_ms, "note": text})
 
     def _t_ms(self) -> float:

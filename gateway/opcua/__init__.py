@@ -62,7 +62,8 @@ def parse_endpoint(text: str) -> Endpoint:
 def _endpoint_fault(text: str, why: str) -> str:
     return (
         f"OPC UA endpoint {text!r} can't be used: {why}. "
-        "Change OpcUa.Endpoint in link.json, for example to opc.tcp://127.0.0.1:4840/gatepost"
+        "Change OpcUa.Endpoint in link.json of the site folder (make the file where there is "
+        "none), for example to opc.tcp://127.0.0.1:4841/gatepost"
     )
 
 

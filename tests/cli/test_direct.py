@@ -20,6 +20,7 @@ from config.site import Instrument
 from drivers.contract import Block, DriverProtocol, Surroundings, Update
 from gateway.cli import direct
 from gateway.core.paths import StatePaths
+from gateway.supervisor import StateLock, SupervisorError
 from tests.cli.devices import Devices, Meter, Supply, devices, meter_file, supply_file, write_site
 
 Gatepost = Callable[..., Any]
@@ -299,3 +300,14 @@ def test_a_site_with_errors_is_no_site(gatepost: Gatepost, bench: Bench) -> None
     said = gatepost(*bench.words("read"))
     assert said.status == 2
     assert "gatepost check" in said.err
+
+
+def test_another_state_folder_is_no_way_around_a_running_gateway(tmp_path: Path) -> None:
+    first = StateLock(StatePaths(tmp_path / "one"), tmp_path)
+    second = StateLock(StatePaths(tmp_path / "two"), tmp_path)
+    assert first.take()
+    with pytest.raises(SupervisorError, match="another state folder"):
+        second.take()
+    first.release()
+    assert second.take()
+    second.release()

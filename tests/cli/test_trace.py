@@ -59,7 +59,7 @@ def test_frames_and_values_are_shown_as_they_go(gatepost: Gatepost, bench: Bench
     assert lines[:3] == [
         "-> query MEAS:VOLT?: 'MEAS:VOLT?\\n'",
         "<- answer to MEAS:VOLT?: '47.9\\n'",
-        "! PSU answers",
+        "PSU answers",
     ]
     assert "Setpoint = 48 V" in lines
     assert lines.count("-> query VOLT?: 'VOLT?\\n'") >= 2  # again and again, by the scan class

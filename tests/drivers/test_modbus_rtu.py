@@ -394,6 +394,35 @@ async def test_a_pulled_adapter_ends_all_sessions_and_comes_back(devices, server
         assert await device.value("F0") == 10.0 * unit
 
 
+async def test_a_name_that_changes_while_it_is_opened_is_one_line(server, tmp_path) -> None:
+    """Two lines of one port would not know what units still owe the other."""
+    name = tmp_path / "by-id"
+    name.symlink_to("/dev/null")
+
+    class Plugged(Surroundings):
+        """The adapter takes its name when the first driver has looked for it."""
+
+        def share(self, key, make):
+            name.unlink()
+            name.symlink_to(server.port)
+            return Surroundings.share(self, key, make)
+
+    around = Plugged(SystemClock())
+    first, second = (Device(rtu(str(name), 1, Timeout=TIMEOUT_S), around) for _ in range(2))
+    await first.driver.connect()
+    await second.driver.connect()  # the port is held by nobody else
+    assert len(server.sessions) == 1
+    await second.driver.close()
+    server.reply_s = 2 * TIMEOUT_S
+    with pytest.raises(NoAnswer):
+        await first.value("F0")
+    await first.driver.close()
+    await second.driver.connect()
+    server.reply_s = 0.0
+    assert await second.value("F1") == 11.0
+    await second.driver.close()
+
+
 # ---------------------------------------------------------------- what is shown, what is hostile
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from config.model import InstrumentFile
 from config.site import Instrument
+from drivers.errors import NotConnected
+from drivers.opcua.browse import browse_server
 from drivers.opcua.driver import PROTOCOL
 from tests.drivers.instruments import REPOSITORY, instrument, json_examples
 from tests.drivers.opcua_case import FLOW, client
@@ -67,3 +69,9 @@ def test_every_example_of_the_page_is_in_order(example: str) -> None:
     made = instrument(channels, **tags)
     assert PROTOCOL.check(made) == []
     assert PROTOCOL.plan(made)
+
+
+async def test_a_password_in_the_url_is_not_written_into_an_instrument_file() -> None:
+    with pytest.raises(NotConnected, match="PasswordFile") as refusal:
+        await browse_server("opc.tcp://user:secret@127.0.0.1:1")
+    assert "secret" not in str(refusal.value)

@@ -64,7 +64,7 @@ from gateway.supervisor import Command, Supervisor, run
 state, *scripts = sys.argv[1:]
 commands = [Command(n, (sys.executable, "-c", s, state + "/../log", n), 5.0)
             for n, s in zip(("field", "link"), scripts)]
-sys.exit(asyncio.run(run(Supervisor(Path("."), Path(state), commands=commands))))
+sys.exit(asyncio.run(run(Supervisor(Path(state) / "site", Path(state), commands=commands))))
 """
 
 
@@ -83,7 +83,11 @@ class Bench:
 
     def supervisor(self, *commands: Command, clock: ManualClock | None = None) -> Supervisor:
         return Supervisor(
-            Path(), self.state, commands=commands, clock=clock, tell=self.lines.append
+            self.state.parent / "site",
+            self.state,
+            commands=commands,
+            clock=clock,
+            tell=self.lines.append,
         )
 
     def start(self, supervisor: Supervisor) -> asyncio.Task[int]:
@@ -214,12 +218,14 @@ async def test_a_second_instance_is_refused_with_folder_and_pid(bench: Bench) ->
     assert bench.noted() == ["field begin"]
 
 
-async def test_another_state_folder_is_another_instance(bench: Bench, tmp_path: Path) -> None:
+async def test_another_site_with_another_state_folder_is_another_instance(
+    bench: Bench, tmp_path: Path
+) -> None:
     first = bench.supervisor(bench.command("field", GOOD))
     bench.start(first)
     await until(bench.noted)
     stop = asyncio.Event()
-    other = Supervisor(Path(), tmp_path / "b", commands=(bench.command("link", GOOD),))
+    other = Supervisor(tmp_path / "other", tmp_path / "b", commands=(bench.command("link", GOOD),))
     task = asyncio.create_task(other.run(stop))
     await until(lambda: "link begin" in bench.noted())
     stop.set()
