@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from itertools import combinations
 from typing import NamedTuple
 
@@ -80,6 +80,31 @@ def scalar_faults(channel: Channel) -> list[Fault]:
     if channel.Scalar != 0:
         return []
     return [Fault("Scalar", "scalar-zero", "Scalar is 0: every value would be 0. Leave it out.")]
+
+
+def data_type_faults(channel: Channel, known: Collection[str]) -> list[Fault]:
+    """A `DataType`, in any case, that is none of the known ones."""
+    if channel.DataType.lower() in known:
+        return []
+    text = f"'{channel.DataType}' is unknown. Use one of {', '.join(known)}."
+    return [Fault("DataType", "datatype-unknown", text)]
+
+
+def named_findings(
+    instrument: Instrument,
+    tag_faults: Iterable[Fault],
+    faults_of: Callable[[Channel], list[Fault]],
+    name_of: Callable[[Channel], str],
+) -> list[Finding]:
+    """All findings of an instrument whose channels are addressed by names, `name_of` each."""
+    findings = tag_findings(instrument, tag_faults)
+    slots: dict[str, list[str]] = {}
+    for name, channel in instrument.channels.items():
+        faults = faults_of(channel)
+        findings += channel_findings(instrument, name, faults)
+        if not faults:
+            slots[name] = [name_of(channel)]
+    return findings + shared_addresses(instrument, slots, lambda name: slots[name][0])
 
 
 # ---------------------------------------------------------------- channels on one address

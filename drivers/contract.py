@@ -215,6 +215,10 @@ class DriverProtocol:
     pushes: bool = False
     keys: frozenset[str] = frozenset()
 
+    def depth(self, instrument: Instrument) -> int:
+        """Requests in flight: what is declared, where the driver heeds it, else one."""
+        return instrument.tags.Depth if "Depth" in self.keys else 1
+
 
 NO_VALUES: Final = np.zeros(0)
 

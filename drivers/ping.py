@@ -29,11 +29,9 @@ from config.points import PointDef
 from config.site import Instrument
 from drivers.addresses import (
     Fault,
-    channel_findings,
+    named_findings,
     refuse,
     scalar_faults,
-    shared_addresses,
-    tag_findings,
 )
 from drivers.codec import Scaling
 from drivers.contract import Block, Cost, Cycle, DriverProtocol, Part, Surroundings, one_by_one
@@ -99,14 +97,8 @@ def _channel_faults(channel: Channel) -> list[Fault]:
 
 def check(instrument: Instrument) -> list[Finding]:
     """All findings about the target and what the channels show."""
-    findings = tag_findings(instrument, _tag_faults(instrument))
-    slots: dict[str, list[str]] = {}
-    for name, channel in instrument.channels.items():
-        faults = _channel_faults(channel)
-        findings += channel_findings(instrument, name, faults)
-        if not faults:
-            slots[name] = [measure_of(channel)]
-    return findings + shared_addresses(instrument, slots, lambda name: slots[name][0])
+    faults = _tag_faults(instrument)
+    return named_findings(instrument, faults, _channel_faults, measure_of)
 
 
 @dataclass(frozen=True, slots=True)

@@ -247,7 +247,7 @@ def _device(
     sent: list[str] = []
     unknown: list[str] = []
     # Most drivers have one request in flight, whatever is declared.
-    line, depth = "", instrument.tags.Depth if "Depth" in protocol.keys else 1
+    line, depth = "", protocol.depth(instrument)
     for block in protocol.plan(instrument):
         points = tuple(tags[int(index)] for index in block.index)
         if block.pushed:

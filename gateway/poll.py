@@ -116,7 +116,7 @@ class DevicePoller:
         self._landing = Landing(table, protective, blocks, self._clock)
         asked = [b for b in blocks if not b.pushed]
         classes = [scan_classes[name] for name in dict.fromkeys(b.scan_class for b in asked)]
-        depth = instrument.tags.Depth if "Depth" in protocol.keys else 1
+        depth = protocol.depth(instrument)
         fastest_ns = min((c.period_ns for c in classes), default=0)
         self._classes = [
             ScanBlocks(

@@ -21,6 +21,7 @@ from config.site import Instrument
 from drivers.addresses import (
     Fault,
     channel_findings,
+    data_type_faults,
     refuse,
     scalar_faults,
     shared_addresses,
@@ -103,10 +104,9 @@ def _tag_faults(tags: EquipmentTags, writes: bool) -> list[Fault]:
 
 def _channel_faults(channel: Channel) -> list[Fault]:
     faults = scalar_faults(channel)
-    if channel.DataType.lower() not in DATA_TYPES:
-        text = f"'{channel.DataType}' is unknown. Use one of {', '.join(DATA_TYPES)}."
-        faults.append(Fault("DataType", "datatype-unknown", text))
-    elif channel.DataType.lower() == TEXT and not channel.States:
+    unknown = data_type_faults(channel, DATA_TYPES)
+    faults += unknown
+    if not unknown and channel.DataType.lower() == TEXT and not channel.States:
         text = "A text becomes a number by its place in States. List the texts there."
         faults.append(Fault("States", "states-missing", text))
     if channel.WriteText is not None and VALUE not in channel.WriteText:

@@ -19,6 +19,7 @@ from config.site import Instrument
 from drivers.addresses import (
     Fault,
     channel_findings,
+    data_type_faults,
     refuse,
     scalar_faults,
     shared_addresses,
@@ -63,9 +64,7 @@ def _tag_faults(tags: EquipmentTags) -> list[Fault]:
 
 def _channel_faults(channel: Channel) -> list[Fault]:
     faults = scalar_faults(channel)
-    if channel.DataType.lower() not in DATA_TYPES:
-        text = f"'{channel.DataType}' is unknown. Use one of {', '.join(DATA_TYPES)}."
-        faults.append(Fault("DataType", "datatype-unknown", text))
+    faults += data_type_faults(channel, DATA_TYPES)
     if not _NODE_ID.fullmatch(str(channel.IOPoint or "")):
         text = "IOPoint is a NodeId: ns=2;s=Pump.Flow, or nsu=urn:maker:device;s=Pump.Flow."
         faults.append(Fault("IOPoint", "address-missing", text))

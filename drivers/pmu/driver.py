@@ -21,11 +21,10 @@ from config.points import PointDef
 from config.site import Instrument
 from drivers.addresses import (
     Fault,
-    channel_findings,
+    data_type_faults,
+    named_findings,
     refuse,
     scalar_faults,
-    shared_addresses,
-    tag_findings,
     whole_number,
 )
 from drivers.codec import Scaling
@@ -78,22 +77,14 @@ def _channel_faults(channel: Channel) -> list[Fault]:
             "or a phasor with .magnitude, .angle, .real or .imaginary."
         )
         faults.append(Fault("IOPoint", "address-missing", text))
-    if channel.DataType.lower() not in DATA_TYPES:
-        text = f"'{channel.DataType}' is unknown. Use one of {', '.join(DATA_TYPES)}."
-        faults.append(Fault("DataType", "datatype-unknown", text))
+    faults += data_type_faults(channel, DATA_TYPES)
     return faults
 
 
 def check(instrument: Instrument) -> list[Finding]:
     """All findings about the address, names and data types."""
-    findings = tag_findings(instrument, _tag_faults(instrument))
-    slots: dict[str, list[str]] = {}
-    for name, channel in instrument.channels.items():
-        faults = _channel_faults(channel)
-        findings += channel_findings(instrument, name, faults)
-        if not faults:
-            slots[name] = [signal_name(channel)]
-    return findings + shared_addresses(instrument, slots, lambda name: slots[name][0])
+    faults = _tag_faults(instrument)
+    return named_findings(instrument, faults, _channel_faults, signal_name)
 
 
 def plan(instrument: Instrument) -> list[Block]:
