@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import bisect
 import contextlib
-import math
+import dataclasses
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import msgpack
+import numpy as np
+from numpy.typing import NDArray
 
-from cloud import spans
+from cloud import accounts, chunks, spans
 from cloud.historian import (
     QUERY_ROWS_MAX,
-    REASON_BELOW_BASE,
     AuditReport,
     EpochAudit,
     HistorianBusy,
@@ -26,12 +26,15 @@ from cloud.historian import (
     StoredEvent,
     UnknownBirth,
 )
+from cloud.selection import Selection
 from cloud.spans import Span
+from cloud.version_1 import samples_of_version_1
 from gateway.core.records import Birth, Gap
-from sync.wire import Frame, encode_birth
+from sync.wire import Frame, WireError, encode_birth
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 BUSY_TIMEOUT_S: Final = 1.0
+NUMBERINGS_MAX: Final = 64  # point tables whose numbering is kept in memory
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS gateways (
@@ -46,11 +49,12 @@ CREATE TABLE IF NOT EXISTS points (
 CREATE TABLE IF NOT EXISTS numbering (
     gateway INTEGER NOT NULL, hash TEXT NOT NULL, number INTEGER NOT NULL, point INTEGER NOT NULL,
     PRIMARY KEY (gateway, hash, number)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS samples (
-    gateway INTEGER NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL,
-    point INTEGER NOT NULL, value REAL, status INTEGER NOT NULL, utc_ns INTEGER NOT NULL,
-    PRIMARY KEY (gateway, epoch, seq)) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS samples_by_time ON samples (point, utc_ns);
+CREATE TABLE IF NOT EXISTS chunks (
+    id INTEGER PRIMARY KEY, gateway INTEGER NOT NULL, epoch INTEGER NOT NULL,
+    first INTEGER NOT NULL, last INTEGER NOT NULL, rows INTEGER NOT NULL,
+    utc_min INTEGER NOT NULL, utc_max INTEGER NOT NULL, status INTEGER, body BLOB NOT NULL,
+    UNIQUE (gateway, epoch, first));
+CREATE INDEX IF NOT EXISTS chunks_by_time ON chunks (utc_min, utc_max);
 CREATE TABLE IF NOT EXISTS events (
     gateway INTEGER NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL,
     utc_ns INTEGER NOT NULL, kind TEXT NOT NULL, body BLOB NOT NULL,
@@ -77,12 +81,13 @@ _ERRORS: Final = {
 class SqliteHistorian:
     """`cloud.historian.Historian` over SQLite; WAL and `synchronous=FULL`.
 
-    It belongs to one thread at a time. Other processes may read the file meanwhile.
+    It belongs to one thread at a time; other processes may read the file meanwhile.
     """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         """Opens the file or makes it. Raises HistorianError."""
         self.path = path
+        self._numbering: dict[tuple[int, str], dict[int, int]] = {}
         with self._errors():
             if read_only:
                 uri = f"{path.absolute().as_uri()}?mode=ro"
@@ -107,12 +112,21 @@ class SqliteHistorian:
         if version > SCHEMA_VERSION:
             raise HistorianError(f"historian {self.path}: written by a newer version")
         if read_only:
+            if version == 1:
+                raise HistorianError(
+                    f"historian {self.path}: written by an older version; start ingest on it once"
+                )
             return
         self._conn.execute("PRAGMA journal_mode=WAL")
         self._conn.execute("PRAGMA synchronous=FULL")
         if version < SCHEMA_VERSION:
             self._conn.executescript(_SCHEMA)
-            self._conn.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            with self._transaction() as conn:
+                if version == 1:
+                    for key, rows in samples_of_version_1(conn):
+                        self._insert_chunk(conn, key, rows)
+                    conn.execute("DROP TABLE samples")
+                conn.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -150,8 +164,7 @@ class SqliteHistorian:
     def _gateway(self, gateway: str) -> int:
         """The number of a gateway; makes it where it is new."""
         self._conn.execute("INSERT OR IGNORE INTO gateways (name) VALUES (?)", (gateway,))
-        row = self._conn.execute("SELECT id FROM gateways WHERE name = ?", (gateway,)).fetchone()
-        return row[0]
+        return self._number_of(gateway)
 
     def store_birth(self, gateway: str, birth: Birth) -> None:
         """Keeps a point table; the same one again changes nothing."""
@@ -199,81 +212,133 @@ class SqliteHistorian:
 
     def commit_frames(self, frames: Sequence[tuple[str, Frame]]) -> None:
         """Makes (gateway, frame) pairs durable in one commit; all of them or none."""
-        with self._transaction() as conn:
-            for gateway, frame in frames:
-                self._commit(conn, gateway, frame)
+        fresh: dict[tuple[int, int], list[NDArray[np.void]]] = {}
+        done = False
+        try:
+            with self._transaction() as conn:
+                for gateway, frame in frames:
+                    self._commit(conn, gateway, frame, fresh)
+                for key, parts in fresh.items():
+                    self._keep(conn, key, parts)
+            done = True
+        finally:
+            if not done:
+                self._numbering.clear()  # it may hold points that were rolled back
 
-    def _commit(self, conn: sqlite3.Connection, gateway: str, frame: Frame) -> None:
-        number = self._gateway(gateway)
-        batch = frame.batch
-        rows = batch.records
+    def _commit(
+        self,
+        conn: sqlite3.Connection,
+        gateway: str,
+        frame: Frame,
+        fresh: dict[tuple[int, int], list[NDArray[np.void]]],
+    ) -> None:
+        """Events, spans and gaps of a frame; its new rows are added to `fresh`."""
+        number, batch = self._gateway(gateway), frame.batch
+        if len(batch.records) and not self._birth_known(number, batch.birth):
+            raise UnknownBirth(gateway, batch.birth)
+        held = self._account(conn, number, frame)
+        rows = batch.records[chunks.outside(batch.records["seq"], held)]
         if len(rows):
-            points = self._points(conn, gateway, number, batch.birth, set(rows["point"].tolist()))
-            conn.executemany(
-                f"INSERT OR IGNORE INTO samples VALUES ({number}, {batch.epoch}, ?, ?, ?, ?, ?)",
-                zip(
-                    rows["seq"].tolist(),
-                    [points[index] for index in rows["point"].tolist()],
-                    rows["value"].tolist(),
-                    rows["status"].tolist(),
-                    rows["utc_ns"].tolist(),
-                    strict=True,
-                ),
-            )
+            rows = rows.copy()
+            rows["point"] = self._points(conn, number, batch.birth, rows["point"])
+            fresh.setdefault((number, batch.epoch), []).append(rows)
+        numbers = np.array([event.seq for event in batch.events], dtype=np.uint64)
+        new = chunks.outside(numbers, held)
         conn.executemany(
             f"INSERT OR IGNORE INTO events VALUES ({number}, {batch.epoch}, ?, ?, ?, ?)",
-            [(e.seq, e.utc_ns, e.kind, msgpack.packb(dict(e.body))) for e in batch.events],
+            [
+                (e.seq, e.utc_ns, e.kind, msgpack.packb(dict(e.body)))
+                for e, is_new in zip(batch.events, new.tolist(), strict=True)
+                if is_new
+            ],
         )
-        self._account(conn, number, frame)
 
     def _points(
-        self, conn: sqlite3.Connection, gateway: str, number: int, name: str, used: set[int]
-    ) -> dict[int, int]:
-        found = dict(
-            conn.execute(
-                "SELECT number, point FROM numbering WHERE gateway = ? AND hash = ?", (number, name)
-            ).fetchall()
-        )
-        if not found and not self._birth_known(number, name):
-            raise UnknownBirth(gateway, name)
+        self, conn: sqlite3.Connection, number: int, name: str, used: NDArray[np.uint32]
+    ) -> NDArray[np.uint32]:
+        """The historian's points of the indexes of a birth's table."""
+        table = self._numbering.get((number, name))
+        if table is None:
+            if len(self._numbering) >= NUMBERINGS_MAX:
+                self._numbering.clear()
+            sql = "SELECT number, point FROM numbering WHERE gateway = ? AND hash = ?"
+            table = dict(conn.execute(sql, (number, name)).fetchall())
+            self._numbering[number, name] = table
+        indexes, inverse = np.unique(used, return_inverse=True)
         # A row that points outside of its table is kept under a name that shows it: refusing it
         # would hold up everything behind it for ever.
-        for index in used - found.keys():
-            found[index] = self._number_point(conn, number, name, index, {"tag": f"?.{index}"})
+        for index in indexes.tolist():
+            if index not in table:
+                about = {"tag": f"?.{index}"}
+                table[index] = self._number_point(conn, number, name, index, about)
+        points = np.array([table[index] for index in indexes.tolist()], dtype=np.uint32)
+        found: NDArray[np.uint32] = points[inverse]
         return found
 
-    def _account(self, conn: sqlite3.Connection, number: int, frame: Frame) -> None:
-        """Brings spans and gaps up to date after the rows and events of a frame were written."""
+    def _keep(
+        self, conn: sqlite3.Connection, key: tuple[int, int], parts: list[NDArray[np.void]]
+    ) -> None:
+        """New rows of one gateway and epoch, joined with the chunk before where that is small."""
+        rows = np.concatenate(parts)
+        rows = rows[np.argsort(rows["seq"], kind="stable")]
+        for piece in chunks.pieces(rows):
+            while (before := self._chunk_before(conn, key, int(piece["seq"][0]))) is not None:
+                number, count, status, body = before
+                if not chunks.to_join(count, len(piece)):
+                    break
+                piece = chunks.joined(self._unpack(count, status, body), piece)
+                conn.execute("DELETE FROM chunks WHERE id = ?", (number,))
+            self._insert_chunk(conn, key, piece)
+
+    def _chunk_before(
+        self, conn: sqlite3.Connection, key: tuple[int, int], first: int
+    ) -> tuple[int, int, int | None, bytes] | None:
+        found: tuple[int, int, int | None, bytes] | None = conn.execute(
+            "SELECT id, rows, status, body FROM chunks WHERE gateway = ? AND epoch = ?"
+            " AND first < ? ORDER BY first DESC LIMIT 1",
+            (*key, first),
+        ).fetchone()
+        return found
+
+    def _insert_chunk(
+        self, conn: sqlite3.Connection, key: tuple[int, int], rows: NDArray[np.void]
+    ) -> None:
+        chunk = chunks.pack(rows)
+        conn.execute(
+            "INSERT INTO chunks (gateway, epoch, first, last, rows, utc_min, utc_max, status, body)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (*key, *dataclasses.astuple(chunk)),
+        )
+
+    def _unpack(self, rows: int, status: int | None, body: bytes) -> NDArray[np.void]:
+        try:
+            return chunks.unpack(rows, status, body)
+        except WireError as error:
+            raise HistorianDamaged(f"historian {self.path}: a chunk is damaged: {error}") from error
+
+    def _account(self, conn: sqlite3.Connection, number: int, frame: Frame) -> list[Span]:
+        """Brings spans and gaps up to date; which of the frame's numbers were data before."""
         batch = frame.batch
         key = (number, batch.epoch)
-        window = (batch.first, batch.last)
         held = self._spans(*key)
-        below = [(1, frame.base - 1)] if frame.base > 1 else []
-        missing = spans.subtract(below, [*held, window])
         # Only the gaps that the frame touches are looked at: an outage may have left thousands.
-        near = self._gaps_near(*key, window)
-        taken = [_span(gap) for gap in near]
-        came = spans.subtract([window], [_span(gap) for gap in batch.gaps])
-        inside = [(max(low, batch.first), min(high, batch.last)) for low, high in held]
-        data = spans.subtract([pair for pair in inside if pair[0] <= pair[1]], taken)
-        # Data holds against a gap, and the gap that was declared first against a later one.
-        kept = {*_less(near, came), *_less(batch.gaps, [*data, *taken])}
-        kept |= {Gap(first, last, REASON_BELOW_BASE) for first, last in missing}
+        near = self._gaps_near(*key, (batch.first, batch.last))
+        account = accounts.reckon(frame, held, near)
         conn.executemany(
             "DELETE FROM gaps WHERE gateway = ? AND epoch = ? AND first = ?",
-            [(*key, gap.first) for gap in set(near) - kept],
+            [(*key, gap.first) for gap in set(near) - account.gaps],
         )
         conn.executemany(
             "INSERT INTO gaps VALUES (?, ?, ?, ?, ?)",
-            [(*key, gap.first, gap.last, gap.reason) for gap in kept - set(near)],
+            [(*key, gap.first, gap.last, gap.reason) for gap in account.gaps - set(near)],
         )
-        now = spans.union([*held, window, *missing])
-        if now != held:
+        if account.spans != held:
             conn.execute("DELETE FROM spans WHERE gateway = ? AND epoch = ?", key)
             conn.executemany(
                 "INSERT INTO spans VALUES (?, ?, ?, ?)",
-                [(*key, first, last) for first, last in now],
+                [(*key, first, last) for first, last in account.spans],
             )
+        return account.data
 
     # ------------------------------------------------------------ reading
 
@@ -331,24 +396,44 @@ class SqliteHistorian:
         newest_first: bool = False,
     ) -> list[Sample]:
         """Values of some or all tags, `from_ns` <= time < `to_ns`, in the order of time."""
+        names = self._names(tags, gateway)
+        order = "c.utc_max DESC" if newest_first else "c.utc_min"
         where, values = _conditions(
-            ("g.name = ?", gateway), ("s.utc_ns >= ?", from_ns), ("s.utc_ns < ?", to_ns)
+            ("g.name = ?", gateway), ("c.utc_max >= ?", from_ns), ("c.utc_min < ?", to_ns)
         )
+        selection = Selection(
+            np.array(sorted(names), dtype=np.uint32),
+            from_ns,
+            to_ns,
+            max(0, min(limit, QUERY_ROWS_MAX)),
+            newest_first,
+        )
+        sql = (
+            "SELECT c.epoch, c.utc_min, c.utc_max, c.rows, c.status, c.body FROM chunks c"
+            f" JOIN gateways g ON g.id = c.gateway WHERE {where} ORDER BY {order}"
+        )
+        with self._errors():
+            for epoch, low, high, count, status, body in self._conn.execute(sql, values):
+                if not names or selection.is_done(low, high):
+                    break
+                selection.add(epoch, self._unpack(count, status, body))
+        return [
+            Sample(*names[point], epoch, seq, value, status, utc_ns)
+            for point, epoch, seq, value, status, utc_ns in selection.rows()
+        ]
+
+    def _names(self, tags: Sequence[str] | None, gateway: str | None) -> dict[int, tuple[str, str]]:
+        """Point -> (gateway, tag), of some tags or all."""
+        where, values = _conditions(("g.name = ?", gateway))
         if tags is not None:
             where += f" AND p.tag IN ({', '.join('?' * len(tags))})"
             values += list(tags)
-        order = "DESC" if newest_first else "ASC"
         rows = self._rows(
-            "SELECT g.name, p.tag, s.epoch, s.seq, s.value, s.status, s.utc_ns FROM points p"
-            " JOIN samples s ON s.point = p.id JOIN gateways g ON g.id = p.gateway"
-            f" WHERE {where} ORDER BY s.utc_ns {order}, s.epoch {order}, s.seq {order} LIMIT ?",
-            (*values, max(0, min(limit, QUERY_ROWS_MAX))),
+            "SELECT p.id, g.name, p.tag FROM points p JOIN gateways g ON g.id = p.gateway"
+            f" WHERE {where}",
+            values,
         )
-        return [
-            # SQLite keeps NaN as NULL.
-            Sample(name, tag, epoch, seq, math.nan if value is None else value, status, utc_ns)
-            for name, tag, epoch, seq, value, status, utc_ns in rows
-        ]
+        return {point: (name, tag) for point, name, tag in rows}
 
     def events(
         self,
@@ -382,16 +467,18 @@ class SqliteHistorian:
 
     def _audit(self, number: int, epoch: int) -> EpochAudit:
         key = (number, epoch)
-        # Islands: in a run of consecutive numbers, number minus rank is constant.
-        island = (
-            "SELECT min(seq), max(seq), count(*) FROM (SELECT seq, seq - row_number() OVER"
-            " (ORDER BY seq) AS island FROM {} WHERE gateway = ? AND epoch = ?) GROUP BY island"
+        chunk = "SELECT rows, status, body FROM chunks WHERE gateway = ? AND epoch = ?"
+        rows, pieces = 0, []
+        with self._errors():
+            for count, status, body in self._conn.execute(chunk, key):
+                pieces += chunks.islands(self._unpack(count, status, body)["seq"])
+                rows += count
+        events = self._rows(
+            "SELECT seq FROM events WHERE gateway = ? AND epoch = ? ORDER BY seq", key
         )
-        samples = self._rows(island.format("samples"), key)
-        events = self._rows(island.format("events"), key)
+        pieces += chunks.islands(np.array([seq for (seq,) in events], dtype=np.uint64))
         gaps = self._gaps(number, epoch)
-        pieces = [(low, high) for low, high, _ in (*samples, *events)]
-        pieces += [_span(gap) for gap in gaps]
+        pieces += [accounts.span(gap) for gap in gaps]
         last = max((high for _, high in pieces), default=0)
         total = sum(high - low + 1 for low, high in pieces)
         merged = spans.union(pieces)
@@ -399,31 +486,13 @@ class SqliteHistorian:
             epoch=epoch,
             first=merged[0][0] if merged else 0,
             last=last,
-            rows=sum(row[2] for row in samples),
-            events=sum(row[2] for row in events),
+            rows=rows,
+            events=len(events),
             contiguous=spans.contiguous(self._spans(number, epoch)),
             duplicates=total - sum(high - low + 1 for low, high in merged),
             missing=tuple(spans.subtract([(1, last)], merged)) if last else (),
             gaps=tuple(gaps),
         )
-
-
-def _span(gap: Gap) -> Span:
-    """The numbers of a gap; one whose end is unknown has its first only."""
-    return gap.first, gap.last or gap.first
-
-
-def _less(gaps: Iterable[Gap], taken: Iterable[Span]) -> list[Gap]:
-    """The gaps less what is taken."""
-    cuts = spans.union(taken)
-    kept: list[Gap] = []
-    for gap in gaps:
-        first, last = _span(gap)
-        low = bisect.bisect_left(cuts, first, key=lambda cut: cut[1])
-        high = bisect.bisect_right(cuts, last, key=lambda cut: cut[0])
-        for begin, end in spans.subtract([(first, last)], cuts[low:high]):
-            kept.append(Gap(begin, end if gap.last else 0, gap.reason))
-    return kept
 
 
 def _conditions(*terms: tuple[str, Any]) -> tuple[str, list[Any]]:

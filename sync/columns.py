@@ -79,9 +79,13 @@ def _steps(column: NDArray[Any]) -> list[bytes]:
 # ---------------------------------------------------------------- the whole block
 
 
-def encode(rows: NDArray[np.void], constant: int | None) -> bytes:
-    """The columns of (n,) RECORD rows, n > 0; without status where all rows have `constant`."""
-    parts = _steps(rows["point"])
+def encode(rows: NDArray[np.void], constant: int | None, *, numbered: bool = False) -> bytes:
+    """The columns of (n,) RECORD rows, n > 0; without status where all rows have `constant`.
+
+    numbered  the rows' sequences go first; a frame's rows are numbered by its header
+    """
+    parts = _steps(rows["seq"]) if numbered else []
+    parts += _steps(rows["point"])
     if constant is None:
         parts += _stream(rows["status"].astype(np.uint64))
     parts += _steps(rows["utc_ns"])
@@ -89,10 +93,14 @@ def encode(rows: NDArray[np.void], constant: int | None) -> bytes:
     return b"".join(parts)
 
 
-def decode(block: bytes, rows: NDArray[np.void], constant: int | None) -> None:
+def decode(
+    block: bytes, rows: NDArray[np.void], constant: int | None, *, numbered: bool = False
+) -> None:
     """Fill in point, status, time and value of (n,) RECORD rows, n > 0. Raises WireError."""
     cut = _Cut(block)
     count = len(rows)
+    if numbered:
+        rows["seq"] = cut.steps(count).view(np.uint64)
     points = cut.steps(count)
     if int(points.min()) < 0 or int(points.max()) > 2**32 - 1:
         raise WireError("frame: an index of a point is out of range")

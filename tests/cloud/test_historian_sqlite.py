@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -291,10 +292,9 @@ def test_locked_full_and_damaged_files_are_told_apart(tmp_path: Path) -> None:
         commit(historian, support.batch(1, 10))
     other.execute("ROLLBACK")
     other.close()
-    pages = historian._conn.execute("PRAGMA page_count").fetchone()[0]
-    historian._conn.execute(f"PRAGMA max_page_count = {pages}")
+    support.fill(historian._conn)
     with pytest.raises(HistorianFull):
-        commit(historian, support.batch(1, 5000))
+        commit(historian, support.batch(1, 5000, events=tuple(range(1, 5000, 2))))
     assert historian.contiguous(LAB, support.EPOCH) == 0
     historian.close()
     path.write_bytes(b"garbage" * 10_000)
@@ -337,3 +337,78 @@ def test_any_order_with_repetitions_ends_in_the_same_history(tmp_path: Path, see
     assert (values[:, 0] == values[:, 1]).all()
     historian.close()
     path.unlink()
+
+
+VERSION_1 = """
+CREATE TABLE gateways (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,
+    online INTEGER NOT NULL DEFAULT 0, birth TEXT NOT NULL DEFAULT '');
+CREATE TABLE points (id INTEGER PRIMARY KEY, gateway INTEGER NOT NULL, tag TEXT NOT NULL,
+    units TEXT NOT NULL, kind TEXT NOT NULL, description TEXT NOT NULL, UNIQUE (gateway, tag));
+CREATE TABLE samples (gateway INTEGER NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL,
+    point INTEGER NOT NULL, value REAL, status INTEGER NOT NULL, utc_ns INTEGER NOT NULL,
+    PRIMARY KEY (gateway, epoch, seq)) WITHOUT ROWID;
+CREATE TABLE spans (gateway INTEGER NOT NULL, epoch INTEGER NOT NULL, first INTEGER NOT NULL,
+    last INTEGER NOT NULL, PRIMARY KEY (gateway, epoch, first)) WITHOUT ROWID;
+INSERT INTO gateways (name) VALUES ('lab');
+INSERT INTO points VALUES (1, 1, 'Device.Channel_1', '', '', ''),
+    (2, 1, 'Device.Channel_2', '', '', '');
+INSERT INTO spans VALUES (1, 7, 1, 40000);
+PRAGMA user_version = 1;
+"""
+
+
+def test_a_file_of_version_1_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "h.db"
+    old = sqlite3.connect(path)
+    old.executescript(VERSION_1)
+    rows = [
+        (1, 7, n, n % 2 + 1, None if n == 9 else n / 4, n % 3, n * 10) for n in range(1, 40_001)
+    ]
+    old.executemany("INSERT INTO samples VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+    old.commit()
+    old.close()
+    with pytest.raises(HistorianError, match="older version"):
+        SqliteHistorian(path, read_only=True)
+    historian = SqliteHistorian(path)
+    found = historian.query(limit=10**6)
+    assert [(s.seq, s.status, s.utc_ns) for s in found] == [(r[2], r[5], r[6]) for r in rows]
+    assert math.isnan(found[8].value)
+    assert [s.value for s in found[9:20]] == [r[4] for r in rows[9:20]]
+    assert found[0].tag == "Device.Channel_2"
+    assert (historian.audit(LAB).rows, historian.audit(LAB).missing) == (40_000, 0)
+    historian.close()
+    SqliteHistorian(path, read_only=True).close()
+
+
+def test_small_frames_grow_into_few_chunks(historian: SqliteHistorian) -> None:
+    for first in range(1, 4001, 10):
+        commit(historian, support.batch(first, 10))
+    (count,) = historian._conn.execute("SELECT count(*) FROM chunks").fetchone()
+    assert count <= 12
+    assert seqs(historian) == list(range(1, 4001))
+
+
+def test_a_query_opens_only_the_chunks_that_it_needs(historian: SqliteHistorian) -> None:
+    for part in range(20):
+        commit(historian, support.batch(1 + 20_000 * part, 20_000))
+    opened = 0
+    unpack = historian._unpack
+
+    def counted(*record: Any) -> Any:
+        nonlocal opened
+        opened += 1
+        return unpack(*record)
+
+    historian._unpack = counted  # type: ignore[method-assign]
+    assert [s.seq for s in historian.query(limit=5)] == [1, 2, 3, 4, 5]
+    assert [s.seq for s in historian.query(limit=2, newest_first=True)] == [400_000, 399_999]
+    assert opened <= 6
+    assert len(historian.query(["Device.Channel_2"], limit=100)) == 100
+    assert opened <= 9
+
+
+def test_a_damaged_chunk_is_told(historian: SqliteHistorian) -> None:
+    commit(historian, support.batch(1, 10))
+    historian._conn.execute("UPDATE chunks SET body = x'0102'")
+    with pytest.raises(HistorianDamaged, match="chunk"):
+        historian.query()

@@ -233,9 +233,8 @@ async def test_a_locked_historian_acknowledges_nothing_until_it_is_free(chain: C
 
 async def test_a_full_historian_acknowledges_nothing_until_there_is_room(chain: Chain) -> None:
     conn = chain.historian._conn
-    pages = conn.execute("PRAGMA page_count").fetchone()[0]
-    conn.execute(f"PRAGMA max_page_count = {pages}")
-    await chain.append(10, size=2000)
+    await chain.ingest._blocking(support.fill, conn)
+    await chain.append(300)
     await support.eventually(lambda: chain.ingest.counts["failures"] > 0)
     assert (await chain.store.backlog()).frames > 0
     await chain.ingest._blocking(conn.execute, "PRAGMA max_page_count = 1000000")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import socket
+import sqlite3
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -67,6 +69,16 @@ def birth(name: str = BIRTH, *, site: str = "lab", epoch: int = EPOCH, points: i
             for n in range(1, points + 1)
         ),
     )
+
+
+def fill(conn: sqlite3.Connection) -> None:
+    """Leaves no page of a database free, and lets it have no further one."""
+    conn.execute("CREATE TABLE filler (content)")
+    pages = conn.execute("PRAGMA page_count").fetchone()[0]
+    conn.execute(f"PRAGMA max_page_count = {pages}")
+    with contextlib.suppress(sqlite3.OperationalError):
+        while True:
+            conn.execute("INSERT INTO filler VALUES (zeroblob(100))")
 
 
 def birth_bytes(name: str = BIRTH) -> bytes:

@@ -1,0 +1,39 @@
+"""A historian's values in the order in which the gateway recorded them, for a replay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cloud.historian_sqlite import SqliteHistorian
+
+
+class HistorianStream(SqliteHistorian):
+    """Reads a historian's file from end to end; nothing is ever sorted or held as a whole."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens the file, which must exist. Raises HistorianError."""
+        super().__init__(path, read_only=True)
+
+    def tags(self, gateway: str) -> dict[int, str]:
+        """Number of each point of a gateway -> tag."""
+        sql = "SELECT id, tag FROM points WHERE gateway = ?"
+        return dict(self._rows(sql, (self._number_of(gateway),)))
+
+    def rows(self, gateway: str, from_ns: int | None) -> Iterator[tuple[NDArray[np.void], float]]:
+        """(N,) RECORD rows, chunk by chunk, and how much is done then, 0 to 1.
+
+        `point` is a number of `tags`. Chunks that end before `from_ns` are left out. Raises
+        HistorianError.
+        """
+        found = self._rows(
+            "SELECT id FROM chunks WHERE gateway = ? AND utc_max >= ? ORDER BY epoch, first",
+            (self._number_of(gateway), -(2**63) if from_ns is None else from_ns),
+        )
+        for at, (number,) in enumerate(found, 1):
+            sql = "SELECT rows, status, body FROM chunks WHERE id = ?"
+            for count, status, body in self._rows(sql, (number,)):
+                yield self._unpack(count, status, body), at / len(found)
