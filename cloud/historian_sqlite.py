@@ -122,7 +122,7 @@ class SqliteHistorian:
         if version < SCHEMA_VERSION:
             self._conn.executescript(_SCHEMA)
             with self._transaction() as conn:
-                if version == 1:
+                if conn.execute("PRAGMA user_version").fetchone()[0] == 1:  # nobody was faster
                     for key, rows in samples_of_version_1(conn):
                         self._insert_chunk(conn, key, rows)
                     conn.execute("DROP TABLE samples")

@@ -24,7 +24,7 @@ from cloud.historian_sqlite import SqliteHistorian
 from gateway.core.clock import Clock, SystemClock
 from sync import topics, wire
 from sync.errors import LinkError
-from sync.mqtt import INCOMING_MAX, Message, MqttSession, parse_url
+from sync.mqtt import INCOMING_MAX, Message, MqttSession, TlsFiles, parse_url
 
 T = TypeVar("T")
 
@@ -51,12 +51,13 @@ class Ingest:
         *,
         client_id: str = "gatepost-ingest",
         password_file: str | None = None,
+        tls: TlsFiles | None = None,
         keepalive_s: int = 10,
         backoff_s_max: float = BACKOFF_S_MAX,
     ) -> None:
         """Raises LinkAddress where the URL makes no sense."""
         self._historian = historian
-        self._address = parse_url(broker_url, password_file)
+        self._address = parse_url(broker_url, password_file, tls)
         self._clock = clock
         self._client_id = client_id
         self._keepalive_s = keepalive_s
@@ -310,9 +311,12 @@ async def _tell_ready(ingest: Ingest, ready_file: Path | None) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """``python -m cloud.ingest``: exit status 0 after SIGTERM, 2 where it can't start."""
     parser = argparse.ArgumentParser(prog="python -m cloud.ingest", description=__doc__)
-    parser.add_argument("--broker", required=True, help="mqtt://[user@]host:port")
+    parser.add_argument("--broker", required=True, help="mqtts://[user@]host:port, or mqtt://")
     parser.add_argument("--historian", required=True, type=Path, help="SQLite file")
     parser.add_argument("--password-file", help="file with the broker's password")
+    parser.add_argument("--authority-file", help="who issued the broker's certificate (PEM)")
+    parser.add_argument("--certificate-file", help="certificate of this ingest (PEM)")
+    parser.add_argument("--key-file", help="its key (PEM)")
     parser.add_argument("--ready-file", type=Path, help="written when the subscriptions are up")
     parser.add_argument("--with-parent", action="store_true", help="end when stdin closes")
     options = parser.parse_args(arguments)
@@ -332,7 +336,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 async def _start(historian: Historian, options: argparse.Namespace) -> None:
-    ingest = Ingest(historian, options.broker, SystemClock(), password_file=options.password_file)
+    ingest = Ingest(
+        historian,
+        options.broker,
+        SystemClock(),
+        password_file=options.password_file,
+        tls=TlsFiles(options.authority_file, options.certificate_file, options.key_file),
+    )
     await _serve(ingest, options.ready_file, with_parent=options.with_parent)
 
 

@@ -23,6 +23,8 @@ NS_PER_S: Final = 1_000_000_000
 AGE_PERIODS: Final = 3  # a point may miss two polls before it is too old
 FLOAT32_RELATIVE: Final = 1e-6  # a float32 that went to a device and back differs by less
 
+_NAMED_MAX: Final = 6  # channels that one finding names
+
 _NO_UNITS: Final = frozenset({"", "na", "n/a", "none", "-"})
 _DISCRETE_TYPES: Final = frozenset({"coil", "coils", "discreteinputs", "discreteinput", "digital"})
 _INTEGER_TYPES: Final = ("int", "uint", "hex", "nr1")
@@ -74,7 +76,7 @@ class PointBuilder:
         self._by_speed = sorted(classes.values(), key=lambda c: c.period_ns)
         self._filter_keys = {name: entry.FilterKey for name, entry in sampling.items()}
         self.points: list[PointDef] = []
-        self.findings: list[Finding] = []
+        self._unclassed: dict[tuple[str, tuple[str, ...]], list[str]] = {}
 
     def instrument(self, file: str, content: InstrumentFile) -> Instrument:
         """The active channels of one instrument as points."""
@@ -90,6 +92,24 @@ class PointBuilder:
         self.points += made.values()
         periods_ns = {c.name: c.period_ns for c in self._by_speed}
         return Instrument(tags.EquipmentName, file, tags, active, made, periods_ns)
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Channels without a scan class: one finding for all of a file that have the same tags."""
+        slowest = self._by_speed[-1]
+        keys = ", ".join(self._filter_keys[c.name] for c in self._by_speed)
+        found = []
+        for (file, tags), names in self._unclassed.items():
+            which = "It has" if len(names) == 1 else f"{len(names)} channels have"
+            listed = "" if len(names) == 1 else f" ({', '.join(names[:_NAMED_MAX])}{_more(names)})"
+            text = (
+                f"{which} no tag of a scan class{listed}, only {', '.join(tags) or 'none'}, so the "
+                f"slowest ({slowest.name}) polls. Add one of: {keys}; or name a scan class so."
+            )
+            found.append(
+                Finding(file, f"Channels.{names[0]}.Tags", "scan-class-missing", text, "warning")
+            )
+        return found
 
     def gateway(self) -> None:
         """The gateway's own points."""
@@ -111,10 +131,12 @@ class PointBuilder:
             )
 
     def rules(self, personality: Personality) -> None:
-        """One discrete point an active rule: alarms, states, controls."""
+        """One point an active rule, machine of control states and grid function."""
         self._rules("alarm", ((n, r.Description) for n, r in personality.alarms.items()))
         self._rules("state", ((n, r.Description) for n, r in personality.states.items()))
         self._rules("control", ((n, r.Description) for n, r in personality.controls.items()))
+        self._rules("machine", ((n, m.Description) for n, m in personality.machines.items()))
+        self._rules("function", ((n, f.Description) for n, f in personality.functions.items()))
 
     def _rules(self, kind: str, rules: Iterable[tuple[str, str]]) -> None:
         equipment = RULE_EQUIPMENT[kind]
@@ -126,9 +148,10 @@ class PointBuilder:
                     tag=f"{equipment}.{channel}",
                     equipment=equipment,
                     channel=channel,
-                    kind="discrete",
-                    source="rule",
+                    kind="analog" if kind == "function" else "discrete",
+                    source="virtual" if kind == "function" else "rule",
                     description=description,
+                    writable=kind == "machine",
                 )
             )
 
@@ -138,19 +161,8 @@ class PointBuilder:
         for scan_class in self._by_speed:  # where several match, the fastest counts
             if self._filter_keys[scan_class.name] in channel.Tags:
                 return scan_class
-        slowest = self._by_speed[-1]
-        keys = ", ".join(self._filter_keys[c.name] for c in self._by_speed)
-        self.findings.append(
-            Finding(
-                file,
-                f"Channels.{name}.Tags",
-                "scan-class-missing",
-                f"No tag names a scan class, so the slowest ({slowest.name}) polls it. "
-                f"Add one of: {keys}.",
-                "warning",
-            )
-        )
-        return slowest
+        self._unclassed.setdefault((file, tuple(channel.Tags)), []).append(name)
+        return self._by_speed[-1]
 
 
 def _device_point(
@@ -194,11 +206,16 @@ def _device_point(
         safe_value=safe,
         fallback=safe if channel.Fallback is None else channel.Fallback,
         rate_max_per_s=_or_nan(channel.RateMax),
+        ramp_rate_per_s=_or_nan(channel.RampRate),
         lease_ns=0 if channel.Lease is None else seconds_ns(channel.Lease),
         tolerance=default_tolerance(channel) if tolerance is None else tolerance,
         read_back=read_back,
         states=tuple(channel.States),
     )
+
+
+def _more(names: list[str]) -> str:
+    return ", ..." if len(names) > _NAMED_MAX else ""
 
 
 def _or_nan(number: float | None) -> float:

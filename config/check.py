@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Final
-from urllib.parse import SplitResult, urlsplit
 
+from config.check_link import LINK_CHECKS
 from config.findings import Finding, Severity
 from config.model import Channel
 from config.points import NO_POINT, PointDef
-from config.read import printable
 from config.site import Instrument, Site
+from config.watchdog import watchdog_faults
 
 PERIOD_NS_MIN: Final = 10_000_000  # below it the event loop's own jitter is the period
-MQTT_SCHEME: Final = "mqtt"
-OPCUA_SCHEME: Final = "opc.tcp"
 
 # Keys that say how an output behaves; on an input they would promise something untrue.
 VIRTUAL: Final = "Virtual"  # the Communication of points without a device
-OUTPUT_KEYS: Final = ("SafeValue", "Fallback", "RateMax", "Lease", "ReadBack", "Tolerance")
+OUTPUT_KEYS: Final = tuple("SafeValue Fallback RampRate RateMax Lease ReadBack Tolerance".split())
 
 Check = Callable[[Site], Iterator[Finding]]
 
@@ -292,6 +289,11 @@ def _root_file(site: Site) -> str:
     return names[0] if names else "*-Config.json"
 
 
+def _watchdog_invalid(site: Site) -> Iterator[Finding]:
+    for key, message in watchdog_faults(site):
+        yield Finding(_root_file(site), f"Watchdog.{key}", "watchdog-invalid", message)
+
+
 def _period_limit(site: Site) -> Iterator[Finding]:
     periods = [(f"DataSampling.{c.name}.Rate", c.period_ns) for c in site.scan_classes.values()]
     for key, period_ns in [*periods, ("Scan.Period", site.scan_period_ns)]:
@@ -336,125 +338,6 @@ def _scan_class_shadowed(site: Site) -> Iterator[Finding]:
         first.setdefault(key, scan_class.name)
 
 
-# ---------------------------------------------------------------- link
-
-
-def _link(key: str, rule: str, message: str, severity: Severity = "error") -> Finding:
-    return Finding("link.json", key, rule, message, severity)
-
-
-def _split(url: str) -> tuple[SplitResult | None, int | None]:
-    """A URL and its port; (None, None) where it is no URL at all."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:  # a port that is no number, a bracket that is not closed
-        return None, None
-    return parts, port
-
-
-def _broker_url(site: Site) -> Iterator[Finding]:
-    url = site.link.Broker.URL
-    parts, port = _split(url)
-    fits = parts is not None and parts.scheme == MQTT_SCHEME and bool(parts.hostname)
-    if not fits or port == 0 or (parts is not None and parts.path not in ("", "/")):
-        tls = parts is not None and parts.scheme == "mqtts"
-        no_tls = " TLS is not spoken yet; use a tunnel or a bridge (docs/operation.md)."
-        yield _link(
-            "Broker.URL",
-            "broker-url",
-            f'"{_without_password(url)}" is no address of a broker. Write mqtt://[user@]host:port.'
-            f"{no_tls if tls else ''}",
-        )
-
-
-def _broker_user_missing(site: Site) -> Iterator[Finding]:
-    broker = site.link.Broker
-    parts, _ = _split(broker.URL)
-    if broker.PasswordFile is not None and parts is not None and not parts.username:
-        yield _link(
-            "Broker.PasswordFile",
-            "broker-user-missing",
-            "A password needs a user. Write the user into Broker.URL: mqtt://user@host:port.",
-        )
-
-
-def _opcua_endpoint(site: Site) -> Iterator[Finding]:
-    endpoint = site.link.OpcUa.Endpoint
-    parts, _ = _split(endpoint)
-    if parts is None or parts.scheme != OPCUA_SCHEME or not parts.hostname:
-        yield _link(
-            "OpcUa.Endpoint",
-            "opcua-endpoint",
-            f'"{endpoint}" is no OPC UA endpoint. Write opc.tcp://host:port/path.',
-        )
-
-
-def _secret_inside(site: Site) -> Iterator[Finding]:
-    broker = site.link.Broker
-    parts, _ = _split(broker.URL)
-    if parts is not None and parts.password is not None:
-        yield _link(
-            "Broker.URL",
-            "secret-inside",
-            "The URL holds a password. Put it into a file outside the site folder and name that "
-            "in PasswordFile.",
-        )
-    for file, key, name in _secret_files(site):
-        path = Path(name)
-        if not path.is_absolute() or _inside(path, site.folder):
-            yield Finding(
-                file,
-                key,
-                "secret-inside",
-                "The file lies in the site folder, which is copied, versioned and sent about. "
-                "Name a file elsewhere by its absolute path.",
-            )
-
-
-def _password_file_missing(site: Site) -> Iterator[Finding]:
-    for file, key, name in _secret_files(site):
-        if not Path(name).is_absolute() or _inside(Path(name), site.folder):
-            continue  # these are mistakes of their own
-        try:
-            there = Path(name).is_file()
-        except (OSError, ValueError):  # a NUL in the name, a folder that may not be searched
-            there = False
-        if not there:
-            # The site may be checked on another machine than the gateway's.
-            yield Finding(
-                file,
-                key,
-                "password-file-missing",
-                f'There is no file "{printable(name)}" on this machine, or no right to see it. The '
-                "gateway connects to nobody without it.",
-                "warning",
-            )
-
-
-def _secret_files(site: Site) -> Iterator[tuple[str, str, str]]:
-    """File, key and path of everything that is secret."""
-    if site.link.Broker.PasswordFile is not None:
-        yield "link.json", "Broker.PasswordFile", site.link.Broker.PasswordFile
-    for instrument in site.instruments.values():
-        for key in ("PasswordFile", "KeyFile"):
-            name = getattr(instrument.tags, key)
-            if name is not None:
-                yield instrument.file, f"EquipmentTags.{key}", name
-
-
-def _inside(path: Path, folder: Path) -> bool:
-    try:
-        return path.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError, ValueError):  # a loop of links, a NUL in the name
-        return True  # whatever it is, it is no usable file elsewhere
-
-
-def _without_password(url: str) -> str:
-    scheme, mark, rest = url.partition("://")
-    return scheme + mark + rest.rpartition("@")[2]
-
-
 # Rule -> check. The order is the order of docs/checks.md.
 CHECKS: Final[tuple[tuple[str, Check], ...]] = (
     ("range-reversed", _range_reversed),
@@ -474,9 +357,6 @@ CHECKS: Final[tuple[tuple[str, Check], ...]] = (
     ("period-limit", _period_limit),
     ("scan-class-fast", _scan_class_fast),
     ("scan-class-shadowed", _scan_class_shadowed),
-    ("broker-url", _broker_url),
-    ("broker-user-missing", _broker_user_missing),
-    ("password-file-missing", _password_file_missing),
-    ("opcua-endpoint", _opcua_endpoint),
-    ("secret-inside", _secret_inside),
+    ("watchdog-invalid", _watchdog_invalid),
+    *LINK_CHECKS,
 )

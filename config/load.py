@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 from pydantic import BaseModel
 
 from config.build import PointBuilder, period_ns
-from config.findings import Finding, Severity, SiteError
+from config.findings import Finding, Severity, SiteError, printable
 from config.model import (
     AlarmStatesFile,
     ControlStatesFile,
@@ -30,7 +30,7 @@ from config.model import (
     TemplateFile,
 )
 from config.points import RESERVED_EQUIPMENT, rule_tag
-from config.read import Files, printable
+from config.read import Files
 from config.site import Instrument, Personality, ScanClass, Site
 from config.template import Templates, merged, template_of
 from config.validate import validate
@@ -75,6 +75,7 @@ class _Loader:
         self.templates = Templates(self.files)
         self.findings: list[Finding] = []
         self.names: list[str] = []  # of everything in the folder
+        self._rule_tags: dict[str, str] = {}  # tag of a rule's point -> name of the rule
 
     def site(self) -> Site | None:
         config_name = self._config_name()
@@ -316,10 +317,14 @@ class _Loader:
             alarms_file=alarms_file,
             states_file=states_file,
             controls_file=controls_file,
+            machines=_active(controls.Control_States) if controls else {},
+            functions=_active(controls.Grid_Functions) if controls else {},
         )
         self._rule_names("alarm", alarms_file, "AlarmStates", personality.alarms)
         self._rule_names("state", states_file, "SystemStates", personality.states)
         self._rule_names("control", controls_file, "Automatic_Controls", personality.controls)
+        self._rule_names("machine", controls_file, "Control_States", personality.machines)
+        self._rule_names("function", controls_file, "Grid_Functions", personality.functions)
         return personality
 
     def _part(self, file: str, raw: Any, key: str, model: type[Model]) -> tuple[str, Model | None]:
@@ -330,7 +335,7 @@ class _Loader:
         return name, self._named(file, f"Components.{key}", name, model)
 
     def _rule_names(self, kind: str, file: str, section: str, rules: Mapping[str, Any]) -> None:
-        first: dict[str, str] = {}
+        first = self._rule_tags
         for name in rules:
             key = f"{section}.{printable(name)}"
             if not _RULE_NAME.fullmatch(name):

@@ -9,25 +9,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
+
+from config.functions import GridFunction
+from config.keys import DelaySeconds, Keys, Seconds
+from config.states import OutputValue, StateMachine
 
 REQUEST_TOPIC: Final = "Relay/Request/"  # the seed's, in front of the equipment's name
 
 JsonLogic = Any  # checked by safety/jsonlogic.py, which knows the operators
 
 
-class Keys(BaseModel):
-    """Base of all: immutable, no unknown keys, numbers must be finite, no silent coercion."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, populate_by_name=True
-    )
-
-
 # Several keys have the name of the class that they hold. Inside a class body the key hides the
-# class, so the annotations use these second names, which follow each class.
-Seconds = Annotated[float, Field(gt=0, le=31_536_000)]  # up to a year
-DelaySeconds = Annotated[float, Field(ge=0, le=31_536_000)]
+# class, so the annotations use second names, which follow each class.
 
 
 # ---------------------------------------------------------------- *-Config.json
@@ -74,6 +68,14 @@ class ScanEntry(Keys):
     Unit: Literal["S", "s", "MS", "ms"] = "ms"
 
 
+class WatchdogEntry(Keys):
+    """Gatepost: what must hear that scans are healthy, and acts by itself where it doesn't."""
+
+    Outputs: list[str] = []  # Equipment.Channel of discrete outputs that toggle
+    Period: Annotated[float, Field(ge=0.01, le=3600)] = 1.0  # s between two changes
+    Device: str | None = None  # e.g. /dev/watchdog
+
+
 class SystemConfig(Keys):
     """``<name>-Config.json``: the root of a site folder."""
 
@@ -81,6 +83,7 @@ class SystemConfig(Keys):
     Equipment: dict[str, EquipmentEntry]
     DataSampling: dict[str, SamplingEntry]
     Scan: ScanEntry = ScanEntry()  # Gatepost
+    Watchdog: WatchdogEntry | None = None  # Gatepost
 
 
 # ---------------------------------------------------------------- instrument files
@@ -189,6 +192,7 @@ class Channel(Keys):
     Maximum: float | None = None
     SafeValue: float | None = None  # what an output takes at start and on a trip
     Fallback: float | None = None  # what follows a setpoint that ended; default SafeValue
+    RampRate: Annotated[float, Field(gt=0)] | None = None  # units/s, how setpoints are approached
     RateMax: Annotated[float, Field(gt=0)] | None = None  # units a second, for commands
     Lease: Seconds | None = None  # s, longest lease of a remote setpoint
     AgeLimit: Seconds | None = None  # s; default 3 periods + Timeout
@@ -303,6 +307,8 @@ class AlarmRule(Rule):
     Cause: str = ""
     Consequence: str = ""
     Action: str = ""
+    SuppressWhen: str | None = None  # infix: suppressed by design while true (ISA-18.2)
+    ShelveMax: DelaySeconds = 28_800.0  # s, longest shelving; 0 = can't be shelved
 
 
 class StateRule(Rule):
@@ -318,8 +324,12 @@ class ControlRule(Rule):
     """
 
     Method: str | None = None
-    Kind: Literal["Trip", "Interlock"] = "Trip"
+    Kind: Literal["Trip", "Interlock", "Permissive"] = "Trip"
     Latch: bool | None = None  # default: true for a trip, false for an interlock
+    # Gatepost
+    Effects: dict[str, OutputValue] | None = None  # in place of a method: output -> value
+    Permits: list[str] = []  # of a permissive: outputs that take no setpoint without it
+    BypassMax: DelaySeconds = 0.0  # s, longest bypass of this cause; 0 = can't be bypassed
 
 
 class MethodPayload(Keys):
@@ -356,6 +366,8 @@ class ControlStatesFile(Keys):
     PersonalityConfig: PersonalityTags = PersonalityTags()
     Automatic_Controls: dict[str, ControlRule] = {}
     Control_Methods: dict[str, list[MethodStep]] = {}
+    Control_States: dict[str, StateMachine] = {}  # Gatepost
+    Grid_Functions: dict[str, GridFunction] = {}  # Gatepost
 
 
 # ---------------------------------------------------------------- database file
@@ -400,8 +412,11 @@ class DatabaseFile(Keys):
 class BrokerEntry(Keys):
     """The MQTT broker of the cloud."""
 
-    URL: str = "mqtt://127.0.0.1:1883"  # mqtt://[user@]host:port
+    URL: str = "mqtt://127.0.0.1:1883"  # mqtts://[user@]host:port, or mqtt:// without TLS
     PasswordFile: str | None = None  # outside the site folder
+    AuthorityFile: str | None = None  # who issued the broker's certificate; default the machine's
+    CertificateFile: str | None = None  # our own
+    KeyFile: str | None = None  # outside the site folder
     KeepAlive: Annotated[int, Field(ge=2, le=600)] = 10  # s
     Ack: Literal["historian", "broker"] = "historian"
 

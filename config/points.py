@@ -51,6 +51,7 @@ class PointDef:
     safe_value       what an output takes when a trip does not say otherwise, and at start
     fallback         what an output takes when its last setpoint ended
     rate_max_per_s   largest change per second that a command may ask for
+    ramp_rate_per_s  how fast setpoints are approached; protection does not wait for it
     lease_ns         longest lease of a remote setpoint; 0 = operator's choice
     tolerance        largest difference of read-back and setpoint that counts as verified
     read_back        index of the point that shows the output; the own index where it can be read
@@ -76,6 +77,7 @@ class PointDef:
     safe_value: float = math.nan
     fallback: float = math.nan
     rate_max_per_s: float = math.nan
+    ramp_rate_per_s: float = math.nan
     lease_ns: int = 0
     tolerance: float = 0.0
     read_back: int = NO_POINT
@@ -95,23 +97,35 @@ GATEWAY_POINTS: Final[tuple[tuple[str, PointKind, str, bool, str], ...]] = (
     ("E_Stop", "discrete", "", True, "emergency stop asked for at the gateway; 1 = stop"),
     ("Reset", "discrete", "", True, "write 1 to reset latched trips whose causes are gone"),
     ("Scan_Lateness", "analog", "ms", False, "largest lateness of a scan in the last second"),
+    ("Scan_Jitter", "analog", "ms", False, "spread of the lateness in the last second"),
+    ("Scan_Duration", "analog", "ms", False, "longest scan in the last second"),
     ("Scan_Overruns", "discrete", "", False, "scans skipped since the start"),
     ("Link_Connected", "discrete", "", False, "1 while the link process listens to the journal"),
     ("Broker_Connected", "discrete", "", False, "1 while the link holds a broker session"),
     ("Store_Ok", "discrete", "", False, "1 while the store takes frames; 0 = full or failed"),
     ("Backlog", "analog", "records", False, "records stored and not yet acknowledged"),
+    ("Alarms_Active", "discrete", "", False, "alarms whose condition holds"),
+    ("Alarms_Unacknowledged", "discrete", "", False, "alarms that wait for an acknowledgement"),
+    ("Alarms_Shelved", "discrete", "", False, "alarms shelved, suppressed or out of service"),
+    ("Alarm_Rate", "discrete", "", False, "alarms announced in the last ten minutes"),
+    ("Alarms_Chattering", "discrete", "", False, "alarms that came three times in a minute"),
+    ("Alarms_Stale", "discrete", "", False, "alarms that stand for more than 24 h"),
+    ("Alarms_Bad_Input", "discrete", "", False, "alarms that can't be told: an input is bad"),
+    ("Bypasses", "discrete", "", False, "causes that are bypassed now"),
 )
 
 # Equipment names that belong to the gateway; an instrument can't have them.
 RULE_EQUIPMENT: Final[dict[str, str]] = {
     "alarm": "Alarms",
     "state": "States",
+    "machine": "States",
     "control": "Controls",
+    "function": "Functions",
 }
-RESERVED_EQUIPMENT: Final = (GATEWAY_EQUIPMENT, *RULE_EQUIPMENT.values())
+RESERVED_EQUIPMENT: Final = (GATEWAY_EQUIPMENT, *dict.fromkeys(RULE_EQUIPMENT.values()))
 
 # Folders that the seed's rule names start with; the tag's equipment says the same.
-_RULE_FOLDERS: Final = ("Alarms/", "Controls/", "Control/")
+_RULE_FOLDERS: Final = ("Alarms/", "Controls/", "Control/", "Functions/")
 
 
 def state_number(states: Sequence[str], name: str) -> int | None:
@@ -134,7 +148,7 @@ def rule_channel(name: str) -> str:
 def rule_tag(kind: str, name: str) -> str:
     """The tag of a rule's own point, e.g. ``Alarms.Cell_OverTemp``.
 
-    kind   ``alarm``, ``state`` or ``control``
+    kind   ``alarm``, ``state``, ``machine``, ``control`` or ``function``
     name   the key in the rules' file, e.g. ``Alarms/Cell_OverTemp``
     """
     return f"{RULE_EQUIPMENT[kind]}.{rule_channel(name)}"

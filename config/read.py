@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from config.findings import Finding
+from config.findings import Finding, printable
 
 FILE_BYTES_MAX: Final = 10_000_000
 DEPTH_MAX: Final = 64  # levels of objects and lists; the deepest rule that makes sense has ten
@@ -120,12 +120,6 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:  # e.g. a name that is longer than the file system takes
         return False
-
-
-def printable(text: str) -> str:
-    """`text` with everything that a terminal can't show as an escape, and of bounded length."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return shown if len(shown) <= 120 else shown[:117] + "..."
 
 
 def join_key(path: tuple[str | int, ...]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from config.functions import GridFunction
 from config.model import (
     AlarmRule,
     Channel,
@@ -17,6 +18,7 @@ from config.model import (
     SystemConfig,
 )
 from config.points import PointDef
+from config.states import StateMachine
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,8 @@ class Personality:
     alarms_file: str
     states_file: str
     controls_file: str
+    machines: Mapping[str, StateMachine] = field(default_factory=dict)  # in `controls_file`
+    functions: Mapping[str, GridFunction] = field(default_factory=dict)  # in `controls_file`
 
 
 @dataclass(frozen=True, slots=True)

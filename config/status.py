@@ -60,7 +60,7 @@ STATUS_ROWS: Final[tuple[StatusRow, ...]] = (
     StatusRow(
         UNCERTAIN_SUB_NORMAL,
         "UncertainSubNormal",
-        "calculated, and an input of the expression is uncertain",
+        "calculated, and an input of the expression is uncertain; an alarm decided on a bad one",
     ),
     StatusRow(BAD, "Bad", "calculated from a bad input, or the result is no number"),
     StatusRow(BAD_COMMUNICATION_ERROR, "BadCommunicationError", "the exchange failed"),

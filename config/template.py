@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from config.findings import Finding, Severity
-from config.read import Files, printable
+from config.findings import Finding, Severity, printable
+from config.read import Files
 
 SHIPPED: Final = Path(__file__).with_name("templates")
 SITE_FOLDER: Final = "templates"  # inside a site folder

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from config.findings import Finding
-from config.read import FINDINGS_PER_FILE_MAX, join_key, printable
+from config.findings import Finding, printable
+from config.functions import FUNCTION_KEY, function_name
+from config.read import FINDINGS_PER_FILE_MAX, join_key
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -27,10 +28,13 @@ _EXPECTED: Final[Mapping[str, tuple[str, str]]] = {
     "model_type": ("value-type", "an object {{ ... }}"),
     "model_attributes_type": ("value-type", "an object {{ ... }}"),
     "literal_error": ("value-choice", "one of {expected}"),
+    "union_tag_invalid": ("value-choice", "one of {expected_tags}"),
     "greater_than": ("value-range", "a number greater than {gt}"),
     "greater_than_equal": ("value-range", "a number of at least {ge}"),
     "less_than": ("value-range", "a number less than {lt}"),
     "less_than_equal": ("value-range", "a number of at most {le}"),
+    "too_short": ("value-range", "a list of at least {min_length}"),
+    "too_long": ("value-range", "a list of at most {max_length}"),
     "string_too_short": ("value-range", "text of at least {min_length} characters"),
     "finite_number": ("number-range", "a finite number"),
 }
@@ -46,10 +50,12 @@ def validate(name: str, value: Any, model: type[Model]) -> tuple[Model | None, l
         expected: dict[tuple[tuple[str | int, ...], str], list[str]] = {}
         for detail in error.errors(include_url=False, include_input=False):
             path = _real_path(value, detail["loc"])
+            if detail["type"] == "union_tag_invalid":
+                path = (*path, FUNCTION_KEY)
             if detail["type"] == "missing":
-                findings.append(_missing(name, path, model))
+                findings.append(_missing(name, path, model, value))
             elif detail["type"] == "extra_forbidden":
-                findings.append(_unknown(name, path, model))
+                findings.append(_unknown(name, path, model, value))
             else:
                 rule, text = _EXPECTED.get(detail["type"], ("value-type", "a value that fits"))
                 text = text.format(**detail.get("ctx", {}))
@@ -67,6 +73,8 @@ def _real_path(value: Any, loc: Sequence[str | int]) -> tuple[str | int, ...]:
         if isinstance(value, dict) and isinstance(part, str):
             if part == "[key]":
                 break
+            if part not in value and part == function_name(value):
+                continue
             path.append(part)
             if part not in value:
                 break
@@ -97,8 +105,8 @@ def _found(value: Any, path: Sequence[str | int]) -> str:
             return "a list"
 
 
-def _missing(name: str, path: tuple[str | int, ...], model: type[BaseModel]) -> Finding:
-    keys = ", ".join(_keys_at(model, path[:-1], required=True))
+def _missing(name: str, path: tuple[str | int, ...], model: type[BaseModel], value: Any) -> Finding:
+    keys = ", ".join(_keys_at(model, path[:-1], value, required=True))
     return Finding(
         name,
         join_key(path),
@@ -107,8 +115,8 @@ def _missing(name: str, path: tuple[str | int, ...], model: type[BaseModel]) -> 
     )
 
 
-def _unknown(name: str, path: tuple[str | int, ...], model: type[BaseModel]) -> Finding:
-    known = _keys_at(model, path[:-1])
+def _unknown(name: str, path: tuple[str | int, ...], model: type[BaseModel], value: Any) -> Finding:
+    known = _keys_at(model, path[:-1], value)
     wrong = str(path[-1])
     lower = {key.lower(): key for key in known}
     close = difflib.get_close_matches(wrong.lower(), list(lower), n=1, cutoff=0.6)
@@ -122,17 +130,18 @@ def _unknown(name: str, path: tuple[str | int, ...], model: type[BaseModel]) -> 
 
 
 def _keys_at(
-    model: type[BaseModel], path: Sequence[str | int], *, required: bool = False
+    model: type[BaseModel], path: Sequence[str | int], value: Any, *, required: bool = False
 ) -> list[str]:
-    """Keys that the object at `path` may have (or must have), as the JSON spells them."""
+    """Keys that the object at `path` of `value` may (or must) have, as the JSON spells them."""
     here: Any = model
     for part in path:
+        value = value[part]
         if _is_model(here):
             fields = {field.alias or key: field for key, field in here.model_fields.items()}
-            here = _unwrapped(fields[str(part)].annotation) if part in fields else None
+            here = _unwrapped(fields[str(part)].annotation, value) if part in fields else None
         else:
             arguments = get_args(here)
-            here = _unwrapped(arguments[-1]) if arguments else None
+            here = _unwrapped(arguments[-1], value) if arguments else None
     if not _is_model(here):
         return []
     return [
@@ -146,13 +155,18 @@ def _is_model(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def _unwrapped(annotation: Any) -> Any:
-    """The type inside ``Annotated`` and ``| None``."""
+def _unwrapped(annotation: Any, value: Any) -> Any:
+    """The type inside ``Annotated`` and ``| None``; of several models that which `value` names."""
     while True:
         origin = get_origin(annotation)
         if origin is Annotated:
             annotation = get_args(annotation)[0]
         elif origin in (Union, types.UnionType):
-            annotation = next(a for a in get_args(annotation) if a is not type(None))
+            choices = [choice for choice in get_args(annotation) if choice is not type(None)]
+            named = function_name(value)
+            annotation = next(
+                (c for c in choices if named == getattr(_unwrapped(c, None), "__name__", "")),
+                choices[0],
+            )
         else:
             return annotation

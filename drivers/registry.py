@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
@@ -98,27 +99,61 @@ def _stray_expressions(instrument: Instrument) -> list[Finding]:
 
 
 def check_instruments(site: Site) -> list[Finding]:
-    """Findings of all active instruments of a site, and of what control methods write to them."""
+    """Findings of all active instruments of a site, and of what its logic writes to them."""
     findings = [finding for i in site.instruments.values() for finding in check_instrument(i)]
-    return findings + modbus_rtu.check_lines(site.instruments.values()) + check_methods(site)
+    return findings + modbus_rtu.check_lines(site.instruments.values()) + check_demands(site)
 
 
-def check_methods(site: Site) -> list[Finding]:
-    """Values of control methods that a channel's data type can't hold: the device never gets them.
+def check_demands(site: Site) -> list[Finding]:
+    """Values that the logic gives to a channel whose data type can't hold them: the device would
+    never get them.
 
-    What a method names wrongly is safety/effects.py's to find.
+    What is named wrongly is safety/effects.py's to find.
     """
     findings = []
-    for method, steps in site.personality.methods.items():
-        for at, step in enumerate(steps):
-            instrument = site.instruments.get(step.Topic.removeprefix(REQUEST_TOPIC))
-            for channel, wanted in step.Payload.Channels.items():
-                reason = _unwritable(instrument, channel, wanted)
-                if reason:
-                    key = f"Control_Methods.{method}[{at}].Payload.Channels.{channel}"
-                    file = site.personality.controls_file
-                    findings.append(Finding(file, key, "value-not-settable", reason))
+    reasons: dict[tuple[str, str, float | str], str] = {}
+    for key, equipment, channel, wanted in _demands(site):
+        place = equipment, channel, wanted
+        if place not in reasons:
+            reasons[place] = _unwritable(site.instruments.get(equipment), channel, wanted)
+        if reasons[place]:
+            file = site.personality.controls_file
+            findings.append(Finding(file, key, "value-not-settable", reasons[place]))
     return findings
+
+
+def _demands(site: Site) -> Iterator[tuple[str, str, str, float | str]]:
+    """(key, equipment, channel, value) of all that methods, controls, control states and grid
+    functions write as their files say it."""
+    personality = site.personality
+    for name, steps in personality.methods.items():
+        for at, step in enumerate(steps):
+            equipment = step.Topic.removeprefix(REQUEST_TOPIC)
+            key = f"Control_Methods.{name}[{at}].Payload.Channels"
+            for channel, wanted in step.Payload.Channels.items():
+                yield f"{key}.{channel}", equipment, channel, wanted
+    for name, control in personality.controls.items():
+        for tag, wanted in (control.Effects or {}).items():
+            yield f"Automatic_Controls.{name}.Effects.{tag}", *_parts(tag), wanted
+    for machine, declared in personality.machines.items():
+        for name, state in declared.States.items():
+            key = f"Control_States.{machine}.States.{name}"
+            for what, values in (("Hold", state.Hold), ("Set", state.Set)):
+                for tag, wanted in values.items():
+                    yield f"{key}.{what}.{tag}", *_parts(tag), wanted
+            for tag, ramp in state.Ramps.items():
+                for at, segment in enumerate(ramp.Segments):
+                    yield f"{key}.Ramps.{tag}.Segments[{at}].To", *_parts(tag), segment.To
+    for name, function in personality.functions.items():
+        if function.BadValue is not None and getattr(function, "Role", "") != "Offset":
+            key = f"Grid_Functions.{name}.BadValue"
+            yield key, *_parts(function.Output), function.BadValue
+
+
+def _parts(tag: str) -> tuple[str, str]:
+    """Equipment and channel of a tag."""
+    equipment, _, channel = tag.partition(".")
+    return equipment, channel
 
 
 def _unwritable(instrument: Instrument | None, name: str, wanted: float | str) -> str:

@@ -13,14 +13,13 @@ import gc
 import hashlib
 import json
 import logging
+import os
 import sys
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
-
-import numpy as np
 
 from config import status
 from config.check import check_site
@@ -31,17 +30,23 @@ from config.site import Site
 from drivers.contract import Surroundings
 from drivers.registry import check_instruments, protocol_of
 from gateway import kernel_cache, process, retain
-from gateway.commands import Commands, Write
+from gateway.commands import E_STOP, Commands, Write
 from gateway.core.clock import Clock, SystemClock
 from gateway.core.paths import StatePaths
-from gateway.core.records import Birth, Event
+from gateway.core.records import Birth
 from gateway.core.table import PointTable
+from gateway.event_log import EventLog
+from gateway.explain import Explain
 from gateway.journal import Journal
 from gateway.learned import Learned, LearnedError
 from gateway.local_server import LocalServer
+from gateway.notify import Notifier
+from gateway.overview import Overview
 from gateway.plan import check_plan
 from gateway.poll import DevicePoller
 from gateway.scan import Scan
+from gateway.statistics import ScanStatistics
+from gateway.watchdog import Watchdog
 from safety.compile import compile_site
 from safety.engine import Engine
 from safety.layout import Program
@@ -66,7 +71,8 @@ def prepare(folder: Path) -> tuple[Site, Program]:
     if errors or program is None:
         raise SiteError(errors)
     # Rules' points get the names of their levels: 0 is "inactive", see safety/layout.py.
-    names = {info.point: ("", *info.levels) for info in program.info if info.kind != "value"}
+    names = {info.point: ("", *info.levels) for info in program.info if info.levels}
+    names |= {info.point: ("", *info.states) for info in program.machine_info}
     points = tuple(
         dataclasses.replace(p, states=names[p.index]) if p.index in names else p
         for p in site.points
@@ -102,7 +108,7 @@ class Field:
         self._not_kept = ""  # why the retain file could not be written, or nothing
         previous, damaged = self._restore()
         self.epoch = max(clock.utc_ns() // 1_000_000, previous.epoch + 1)
-        unsaved = self._keep_epoch()
+        unsaved = self._keep_epoch(previous)
         birth = Birth(
             gateway=site.name,
             epoch=self.epoch,
@@ -116,11 +122,25 @@ class Field:
         self.table.rows["utc_ns"] = clock.utc_ns()  # "waiting for initial data" since now
         self.journal = Journal(site.points, self.epoch, birth.hash)
         self.commands = Commands(site.points, self._receipt, inert_points(site, engine.program))
+        self.commands.stop_asked = self._landed.set
         self._learned = Learned(paths.learned)
         self._learned_new = asyncio.Event()
         self.pollers = self._make_pollers()
         self.scan = Scan(
             site, self.table, engine, self.commands, self.journal, clock, self._enqueue
+        )
+        self.scan.alarms.restore(previous.alarms)
+        if previous.stop:
+            self.scan.set_gateway_point(E_STOP, 1.0)
+        self.statistics = ScanStatistics()
+        self._overview = Overview(
+            site, engine, self.table, self.pollers, self.statistics, self.scan
+        )
+        self._notifier = Notifier.from_environment(os.environ)
+        self._ready = False
+        signs = (self._give_sign,)
+        self.watchdog = Watchdog(
+            site.system.Watchdog, site.scan_period_ns, self.commands, self._event, signs
         )
         self.server = LocalServer(
             paths.field_socket,
@@ -132,8 +152,20 @@ class Field:
             self.status,
             clock,
         )
-        self.journal.listen(self._log_event)
-        body = {"what": "started", "epoch": self.epoch, "previous": previous.epoch}
+        self._explain = Explain(engine, self.table, self.commands, clock, self.scan.alarms.state_of)
+        self._event_log = EventLog()
+        self._join_tools()
+        self._tell_start(previous.epoch, damaged, unsaved)
+
+    def _join_tools(self) -> None:
+        self.journal.listen(self._explain.hear)
+        self.journal.listen(self._event_log.hear)
+        self.server.answer("states", self.scan.requests.machines)
+        self.server.answer("alarms", self.scan.alarms.answer)
+        self.server.answer("explain", self._explain.answer)
+
+    def _tell_start(self, previous_epoch: int, damaged: str, unsaved: str) -> None:
+        body = {"what": "started", "epoch": self.epoch, "previous": previous_epoch}
         self._event("gateway", body)
         for what, reason in (("damaged", damaged), ("not written", unsaved)):
             if reason:
@@ -154,10 +186,13 @@ class Field:
         self.engine.restore(previous.latched)
         return previous, ""
 
-    def _keep_epoch(self) -> str:
+    def _keep_epoch(self, previous: retain.Retained) -> str:
         """Note that this epoch began; why that failed, or nothing. Control starts either way."""
+        kept = dataclasses.replace(
+            previous, epoch=self.epoch, last=0, latched=self.engine.retained()
+        )
         try:
-            retain.save(self._paths.retain, retain.Retained(self.epoch, 0, self.engine.retained()))
+            retain.save(self._paths.retain, kept)
         except retain.RetainError as error:
             log.error("%s", error)
             return str(error)
@@ -194,6 +229,12 @@ class Field:
     def _receipt(self, body: Any) -> None:
         self.journal.event("receipt", body, self.clock.utc_ns())
 
+    def _give_sign(self) -> None:
+        """Scans are on time: to the supervisor, or to the service manager where there is none."""
+        process.give_sign(process.HEALTHY)
+        self._notifier.tell(*([] if self._ready else ["READY=1"]), "WATCHDOG=1")
+        self._ready = True
+
     def _enqueue(self, writes: Sequence[Write]) -> None:
         for write in writes:
             self.pollers[write.point.equipment].enqueue(write)
@@ -227,63 +268,15 @@ class Field:
 
     # ------------------------------------------------------------ status
 
-    def status(self) -> dict[str, Any]:
-        """What ``gatepost status`` shows; msgpack-able."""
-        statistics, index = self.scan.statistics, self.table.index
+    def status(self, scans: int = 0) -> dict[str, Any]:
+        """What ``gatepost status`` shows; msgpack-able. See gateway/overview.py for `scans`."""
         return {
-            "site": self.site.name,
             "epoch": self.epoch,
-            "config_hash": self.site.hash,
-            "points": len(self.site.points),
             "seq": self.journal.last,
             "taken": self.server.taken,
-            "startup": bool(self.engine.startup),
-            "waiting_for": self._waiting_for(),
-            "devices": {
-                name: {
-                    "protocol": poller.instrument.tags.Communication,
-                    "points": len(poller.indexes),
-                    **asdict(poller.statistics),
-                }
-                for name, poller in self.pollers.items()
-            },
-            "scan": {
-                "period_ms": self.site.scan_period_ns / 1e6,
-                "count": statistics.count,
-                "extra": statistics.extra,
-                "overruns": statistics.overruns,
-                "lateness_p50_ms": round(statistics.percentile_ms(50), 3),
-                "lateness_p99_ms": round(statistics.percentile_ms(99), 3),
-            },
-            "rules": [
-                {
-                    "name": info.name,
-                    "kind": info.kind,
-                    "level": info.levels[int(value) - 1],
-                    "latched": bool(self.engine.latched[rule]),
-                }
-                for rule, info in enumerate(self.engine.program.info)
-                if (value := self.engine.point_value(rule)) > 0
-            ],
-            "backlog": float(self.table.rows["value"][index[f"{GATEWAY_EQUIPMENT}.Backlog"]]),
             "link": dict(self.server.health) if self.server.link_connected else None,
+            **self._overview.status(scans),
         }
-
-    def _waiting_for(self) -> list[str]:
-        """Points that hold the start-up trip: protective, and not yet seen good."""
-        if not self.engine.startup:
-            return []
-        bad = self.engine.program.protective & (self.table.rows["status"] >= status.BAD)
-        return [self.table.points[index - 1].tag for index in np.flatnonzero(bad)]
-
-    def _log_event(self, event: Event) -> None:
-        """One line on the console for what an operator would want to see there."""
-        body = event.body
-        if event.kind == "receipt" and body["step"] not in ("failed", "refused"):
-            return
-        shown = ", ".join(f"{name}={value}" for name, value in body.items() if value not in ("", 0))
-        level = logging.INFO if event.kind in ("state", "gateway") else logging.WARNING
-        log.log(level, "%s: %s", event.kind, shown)
 
     # ------------------------------------------------------------ tasks
 
@@ -305,7 +298,8 @@ class Field:
                 task.result()  # a task that ended by itself is a defect; end loudly
             not_safe = await self._make_safe()
             await _cancel(tasks)  # nothing is numbered behind the farewell
-            overruns = self.scan.statistics.overruns
+            self.watchdog.stop()
+            overruns = self.statistics.overruns
             body = {"what": "stopped", "overruns": overruns, "not_safe": not_safe}
             self._event("gateway", body)
             await self._say_farewell()
@@ -319,7 +313,7 @@ class Field:
 
         A scan that comes too late for its period is counted, not run.
         """
-        clock, statistics, period_ns = self.clock, self.scan.statistics, self.site.scan_period_ns
+        clock, statistics, period_ns = self.clock, self.statistics, self.site.scan_period_ns
         due_ns = clock.monotonic_ns()
         while True:
             if await self._landed_before(due_ns):
@@ -331,8 +325,12 @@ class Field:
                 gap_ns = max(now_ns - began_ns, round(SCAN_GAP_S * 1e9))
                 await asyncio.sleep(max(0, min(gap_ns, due_ns - now_ns)) / 1e9)
                 continue
-            statistics.late(max(0, clock.monotonic_ns() - due_ns))
+            began_ns = clock.monotonic_ns()
+            lateness_ns = max(0, began_ns - due_ns)
+            if not self.scan.stopping:
+                self.watchdog.scan(began_ns, lateness_ns)
             self._scan_once()
+            statistics.add(lateness_ns, clock.monotonic_ns() - began_ns)
             if statistics.count == 1:
                 log.info("first scan; %d points, epoch %d", len(self.site.points), self.epoch)
             due_ns += period_ns
@@ -357,6 +355,7 @@ class Field:
     def _scan_once(self) -> None:
         self._landed.clear()
         self.scan.run()
+        self._explain.settle()
         if self.scan.latches_changed:
             self.scan.latches_changed = False
             self._latches.set()
@@ -391,7 +390,8 @@ class Field:
 
     async def _retain(self, last: int) -> None:
         """Write the retain file in its thread; a disk that refuses is an event, not an end."""
-        kept = retain.Retained(self.epoch, last, self.engine.retained())
+        alarms, stop = self.scan.alarms.kept(), self.scan.stop_asked
+        kept = retain.Retained(self.epoch, last, self.engine.retained(), alarms, stop)
         loop, reason = asyncio.get_running_loop(), ""
         try:
             await loop.run_in_executor(self._disk, retain.save, self._paths.retain, kept)
@@ -402,19 +402,25 @@ class Field:
         self._not_kept = reason
 
     async def _keep_house(self) -> None:
-        """Once a second: the gateway's own points."""
+        """Once a second: the gateway's own points, and what had no room on the console."""
         was: dict[str, float] = {}
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
-            health, statistics = self.server.health, self.scan.statistics
+            self._event_log.next_second()
+            health, recent = self.server.health, self.statistics.take_recent()
             up = self.server.link_connected
             now = {
-                "Scan_Lateness": statistics.take_recent_ms(),
-                "Scan_Overruns": float(statistics.overruns),
+                "Scan_Lateness": recent.lateness,
+                "Scan_Jitter": recent.jitter,
+                "Scan_Duration": recent.duration,
+                "Scan_Overruns": float(self.statistics.overruns),
                 "Link_Connected": float(up),
                 "Broker_Connected": float(up and bool(health.get("connected"))),
                 "Store_Ok": float(up and bool(health.get("store_ok"))),
+                **self.scan.alarms.points(),
             }
+            if self.scan.alarms.kept_changed:  # once a second: a flood must not wear the disk
+                self._latches.set()
             for channel, value in now.items():
                 self.scan.set_gateway_point(channel, value)
             self._show_backlog(health.get("backlog"))

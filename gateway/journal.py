@@ -144,6 +144,16 @@ class Journal:
         self._grew()
         return event
 
+    @property
+    def first_event_kept(self) -> int:
+        """Behind this number every event is still there; 0 where none was lost."""
+        return self._event_lost
+
+    def events(self, after: int, kind: str = "") -> list[Event]:
+        """The events that are kept behind number `after`, of one kind or of all, oldest first."""
+        newer = itertools.takewhile(lambda e: e.seq > after, reversed(self._events))
+        return [event for event in newer if not kind or event.kind == kind][::-1]
+
     def first_kept(self) -> int:
         """The oldest number that can still be delivered whole."""
         return max(self._event_lost + 1, self.last - self._capacity + 1)

@@ -9,6 +9,7 @@ another folder than the package's own.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import importlib.metadata
@@ -21,12 +22,19 @@ from pathlib import Path
 from typing import Final
 
 import safety
-from safety.machine import Evaluate, MachineCode, MachineCodeError, compile_kernel, link
+from safety.native import (
+    ARRAYS,
+    Evaluate,
+    MachineCode,
+    MachineCodeError,
+    compile_kernel,
+    link,
+)
 
 log = logging.getLogger("gatepost.field")
 
 BUILD_S_MAX: Final = 300.0
-_SOURCES: Final = ("kernel.py", "layout.py", "machine.py")
+_SOURCES: Final = ("kernel.py", "kernel_cells.py", "kernel_states.py", "layout.py", "native.py")
 
 
 class KernelError(Exception):
@@ -35,14 +43,33 @@ class KernelError(Exception):
 
 def file_name() -> str:
     """Names the machine code that fits this source, these versions and this CPU."""
-    from llvmlite import binding
-
     folder = Path(safety.__path__[0])
     parts = [(folder / name).read_bytes() for name in _SOURCES]
-    cpu = os.environ.get("NUMBA_CPU_NAME") or binding.get_host_cpu_name()
+    parts.append(repr([kind.descr for kind in ARRAYS]).encode())  # the point table's form too
     versions = [importlib.metadata.version(name) for name in ("numba", "llvmlite", "numpy")]
-    parts += [text.encode() for text in (cpu, sys.version, *versions)]
+    parts += [text.encode() for text in (*target_cpu(), sys.version, *versions)]
     return f"kernel-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:16]}.bin"
+
+
+def target_cpu() -> tuple[str, str]:
+    """Name and features of the CPU to compile for: this one, or what ``NUMBA_CPU_NAME`` names.
+
+    numba gives a CPU that is named the features of the one it runs on, unless
+    ``NUMBA_CPU_FEATURES`` says which it has; here a name stands for that CPU's own features.
+    """
+    from llvmlite import binding
+
+    name = os.environ.get("NUMBA_CPU_NAME")
+    features = os.environ.get("NUMBA_CPU_FEATURES")
+    if features is None:
+        features = "" if name else binding.get_host_cpu_features().flatten()
+    return name or binding.get_host_cpu_name(), features
+
+
+def folder() -> Path:
+    """Where machine code is kept: beside the package, or where ``GATEPOST_KERNEL`` says."""
+    package = Path(safety.__path__[0]) / "__pycache__"
+    return Path(os.environ.get("GATEPOST_KERNEL") or package)
 
 
 def load(state: Path) -> Evaluate:
@@ -51,8 +78,7 @@ def load(state: Path) -> Evaluate:
     Raises KernelError.
     """
     name = file_name()
-    package = Path(safety.__path__[0]) / "__pycache__"
-    places = [Path(os.environ.get("GATEPOST_KERNEL") or package) / name, state / name]
+    places = [folder() / name, state / name]
     for place in places:
         evaluate = _try(place)
         if evaluate is not None:
@@ -139,6 +165,8 @@ def main(arguments: list[str]) -> int:
     beside = place.with_suffix(f".{os.getpid()}")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
+        os.environ["NUMBA_CPU_NAME"], os.environ["NUMBA_CPU_FEATURES"] = target_cpu()
+        beside.touch()  # a folder that can't be written is found before the seconds of compiling
         beside.write_bytes(_pack(compile_kernel()))
         beside.replace(place)
         for old in place.parent.glob("kernel-*.bin"):
@@ -147,6 +175,9 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         print(f"{place}: {error.strerror}", file=sys.stderr)
         return 1
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink()  # what a full disk left of it
     return 0
 
 

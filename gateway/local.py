@@ -13,20 +13,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import struct
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 import msgpack
 
+from config.findings import nearest
 from gateway.core.records import Command
 
 MESSAGE_BYTES_MAX: Final = 64_000_000
 BUFFER_BYTES: Final = 500_000  # a client reads many thousand records without a pause
 REQUEST_BYTES_MAX: Final = 1_000_000  # of what the field takes: its loop must not be kept busy
-TEXT_CHARS_MAX: Final = 256  # id, tag, origin and source of a command
+TEXT_CHARS_MAX: Final = 256  # id, tag, origin, source and action of a command
+COMMENT_CHARS_MAX: Final = 1_000
 RECEIPTS_MAX: Final = 64
 CLIENTS_MAX: Final = 32
+HINTS_MAX: Final = 200  # names that a mistyped one is compared with: each takes 10 µs of the loop
 _LENGTH: Final = struct.Struct(">I")
 
 
@@ -36,23 +41,37 @@ class LocalError(Exception):
 
 async def send(writer: asyncio.StreamWriter, message: Mapping[str, Any]) -> None:
     """Send one message and wait until the socket took it. Raises ConnectionError."""
+    await send_parts(writer, [msgpack.packb(message)])
+
+
+async def send_parts(writer: asyncio.StreamWriter, parts: Sequence[bytes]) -> None:
+    """`send` for a message that msgpack packed already, whole or in parts."""
     if writer.is_closing():  # where asyncio drops what is written, uvloop raises RuntimeError
         raise ConnectionResetError("the other side closed the local stream")
-    data = msgpack.packb(message)
-    writer.writelines((_LENGTH.pack(len(data)), data))
+    writer.writelines((_LENGTH.pack(sum(map(len, parts))), *parts))
     await writer.drain()
 
 
-async def send_packed(writer: asyncio.StreamWriter, message: Mapping[str, bytes]) -> None:
-    """`send` for a message whose values are packed already, by msgpack."""
-    if writer.is_closing():
-        raise ConnectionResetError("the other side closed the local stream")
+def packed_map(message: Mapping[str, Sequence[bytes]]) -> list[bytes]:
+    """The parts of a message whose values are packed already, each in parts of its own."""
     packer = msgpack.Packer()
     parts = [packer.pack_map_header(len(message))]
     for name, value in message.items():
-        parts += (packer.pack(name), value)
-    writer.writelines((_LENGTH.pack(sum(map(len, parts))), *parts))
-    await writer.drain()
+        parts += (packer.pack(name), *value)
+    return parts
+
+
+def nearest_point(tag: str, tags: Iterable[str]) -> str:
+    """A remedy for a mistyped tag, in a bounded time: of its device, or a device."""
+    there = list(tags)
+    devices = dict.fromkeys(known.partition(".")[0] for known in there)
+    device, _, channel = tag.lower().partition(".")
+    close = get_close_matches(device, [d.lower() for d in islice(devices, HINTS_MAX)], n=1)
+    if not close:
+        return nearest(tag, islice(devices, HINTS_MAX))
+    of_device = [known for known in there if known.partition(".")[0].lower() == close[0]]
+    of_device.sort(key=lambda known: not known.partition(".")[2].lower().startswith(channel[:2]))
+    return nearest(tag, of_device[:HINTS_MAX])
 
 
 async def receive(
@@ -89,6 +108,8 @@ def command_of(message: Mapping[str, Any]) -> Command:
     """The command of a message. Raises LocalError where keys, types or sizes don't fit."""
     try:
         command = Command(**message.get("command", {}))
+        if not isinstance(command.action, str) or not isinstance(command.comment, str):
+            raise TypeError("action and comment are texts")
         command = Command(
             id=str(command.id),
             tag=str(command.tag),
@@ -98,12 +119,16 @@ def command_of(message: Mapping[str, Any]) -> Command:
             expires_ns=int(command.expires_ns),
             release=bool(command.release),
             source=str(command.source),
+            action=command.action,
+            comment=command.comment,
         )
     except (TypeError, ValueError, OverflowError) as error:
         raise LocalError(f"not a command: {error}") from error
-    texts = (command.id, command.tag, command.origin, command.source)
+    texts = (command.id, command.tag, command.origin, command.source, command.action)
     if any(len(text) > TEXT_CHARS_MAX for text in texts):
         raise LocalError(f"not a command: a text is longer than {TEXT_CHARS_MAX} characters")
+    if len(command.comment) > COMMENT_CHARS_MAX:
+        raise LocalError(f"not a command: its comment has more than {COMMENT_CHARS_MAX} characters")
     return command
 
 
@@ -127,12 +152,18 @@ class LocalClient:
             ) from error
 
     async def send(self, message: Mapping[str, Any]) -> None:
-        """Send one message; raises LocalError where the field process is gone."""
+        """Send one message.
+
+        Raises LocalError where the field process is gone, or the message holds what msgpack can't:
+        text that is no Unicode, a number beyond 64 bits.
+        """
         assert self._writer is not None, "connect first"
         try:
             await send(self._writer, message)
         except ConnectionError as error:
             raise LocalError("the field process closed the local stream") from error
+        except (UnicodeEncodeError, OverflowError) as error:
+            raise LocalError(f"this can't be sent: {error}") from error
 
     async def receive(self) -> dict[str, Any]:
         """The next message; raises LocalError where the field process is gone."""

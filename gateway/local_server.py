@@ -10,30 +10,42 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgpack
+import numpy as np
+from numpy.typing import NDArray
 
 from gateway.commands import Commands
 from gateway.core.clock import Clock
-from gateway.core.records import Birth, Event, pack_batch
+from gateway.core.records import EVENT_KINDS, Birth, Command, Event, pack_batch
 from gateway.core.table import PointTable
 from gateway.journal import Journal
 from gateway.local import (
     CLIENTS_MAX,
     RECEIPTS_MAX,
     REQUEST_BYTES_MAX,
+    TEXT_CHARS_MAX,
     LocalError,
     command_of,
+    nearest_point,
+    packed_map,
     receive,
     send,
-    send_packed,
+    send_parts,
     whole_number,
 )
+from gateway.turns import Turns
 
 STATUS_PERIOD_S: Final = 1.0
+LINK_SCANS: Final = 1_000  # whose times the link's status covers: all of them take 1.5 ms
 DATA_PERIOD_S: Final = 0.005  # at least, from one batch to the next: later records get company
 RECEIPT_WAIT_S: Final = 10.0
 LINK_SILENT_S: Final = 10.0  # a link speaks twice a second; silent for this long, it hangs
 FIRST_WORD_S: Final = 5.0  # how long a client that says nothing keeps its place
+EVENTS_ANSWER_MAX: Final = 1_000
+READ_AT_ONCE: Final = 500  # points that one turn reads: each takes 2 µs of the loop
+UNKNOWN_SHOWN_MAX: Final = 10  # tags in one error
 _LAST_STEPS: Final = ("refused", "verified", "failed", "released")
+
+Answer = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 class LocalServer:
@@ -47,10 +59,13 @@ class LocalServer:
         table: PointTable,
         journal: Journal,
         commands: Commands,
-        status: Callable[[], dict[str, Any]],
+        status: Callable[[int], dict[str, Any]],
         clock: Clock,
     ) -> None:
-        """`previous` is (epoch, last number) of the life before; last 0 = it said no farewell."""
+        """`previous` is (epoch, last number) of the life before; last 0 = it said no farewell.
+
+        `status` takes how many of the newest scans its times are to cover, 0 = all.
+        """
         self.taken = 0  # the newest number that a link holds durably
         self._health: Mapping[str, Any] = {}
         self._heard_ns = 0
@@ -66,6 +81,13 @@ class LocalServer:
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
         self._link: asyncio.Task[None] | None = None
+        self._answers: dict[str, Answer] = {"status": self._tell_status, "events": self._events}
+        # Commands have turns of their own: a stop does not stand in a queue of questions.
+        self._questions, self._orders = Turns(clock), Turns(clock)
+
+    def answer(self, kind: str, answer: Answer) -> None:
+        """Let `answer` reply to messages of a tool that have this type; it may raise LocalError."""
+        self._answers[kind] = answer
 
     @property
     def link_connected(self) -> bool:
@@ -150,15 +172,13 @@ class LocalServer:
         self._health = {}
         self._heard_ns = self._clock.monotonic_ns()
         self.taken = cursor
-        await send_packed(
-            writer,
-            {
-                "type": msgpack.packb("birth"),
-                "birth": self._birth,
-                "previous": msgpack.packb(self._previous),
-                "rows": msgpack.packb(self._table.rows.tobytes()),
-            },
-        )
+        birth = {
+            "type": [msgpack.packb("birth")],
+            "birth": [self._birth],
+            "previous": [msgpack.packb(self._previous)],
+            "rows": [msgpack.packb(self._table.rows.tobytes())],
+        }
+        await send_parts(writer, packed_map(birth))
         listener = asyncio.create_task(self._listen_to_link(reader))
         try:
             await self._feed(writer, cursor, listener)
@@ -197,7 +217,7 @@ class LocalServer:
                     await send(writer, {"type": "data", "batch": pack_batch(batch)})
                     cursor = batch.last
                 if began_ns >= status_ns:
-                    await send(writer, {"type": "status", "status": self._status()})
+                    await send(writer, {"type": "status", "status": self._status(LINK_SCANS)})
                     status_ns = began_ns + int(STATUS_PERIOD_S * 1e9)
                 if batch is None or batch.last == self._journal.last:
                     await self._wait_for_more(grown, began_ns, status_ns)
@@ -224,10 +244,11 @@ class LocalServer:
                 whole_number({"backlog": 0, **message}, "backlog")
                 self._health = message
             elif message["type"] == "command":
-                self._submit(command_of(message))
+                await self._submit(command_of(message))
 
-    def _submit(self, command: Any) -> bool:
-        return self._commands.submit(command, self._clock.monotonic_ns(), self._clock.utc_ns())
+    async def _submit(self, command: Command) -> None:
+        async with self._orders:
+            self._commands.submit(command, self._clock.monotonic_ns(), self._clock.utc_ns())
 
     # ------------------------------------------------------------ tools
 
@@ -238,42 +259,93 @@ class LocalServer:
         message: dict[str, Any] | None,
     ) -> None:
         while message is not None:
-            if message["type"] == "status":
-                await send(writer, {"type": "status", "status": self._status()})
-            elif message["type"] == "read":
-                await send(writer, self._read(message.get("tags", [])))
-            elif message["type"] == "command":
+            if message["type"] == "command":
                 await self._run_command(writer, message)
+            elif message["type"] == "read":
+                await send_parts(writer, await self._read(message.get("tags", [])))
+            elif message["type"] in self._answers:
+                async with self._questions:
+                    answer = msgpack.packb(self._answers[message["type"]](message))
+                await send_parts(writer, [answer])
             else:
                 raise LocalError(f"unknown message type {message['type']!r}")
             message = await receive(reader, REQUEST_BYTES_MAX)
 
-    def _read(self, tags: Any) -> dict[str, Any]:
-        """Values of some points; all where none is named. Unknown tags are an error."""
-        if not isinstance(tags, list):
-            raise LocalError("tags are a list")
-        unknown = [str(t) for t in tags if not isinstance(t, str) or t not in self._table.index]
+    def _tell_status(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        scans = whole_number({"scans": 0, **message}, "scans")
+        return {"type": "status", "status": self._status(scans)}
+
+    async def _read(self, tags: Any) -> list[bytes]:
+        """Values of some points, of one moment; all where none is named. Unknown tags are an error.
+
+        Ten thousand points take 20 ms: so they are packed in turns.
+        """
+        async with self._questions:
+            index = self._indexes(tags)
+            rows, now_ns = self._table.rows[index], self._clock.monotonic_ns()
+        points = [msgpack.Packer().pack_array_header(len(index))]
+        for first in range(0, len(index), READ_AT_ONCE):
+            async with self._questions:
+                some = slice(first, first + READ_AT_ONCE)
+                points.append(self._pack_points(index[some], rows[some], now_ns))
+        return packed_map({"type": [msgpack.packb("read")], "points": points})
+
+    def _indexes(self, tags: Any) -> list[int]:
+        if not isinstance(tags, list) or len(tags) > len(self._table.index):
+            raise LocalError("tags are a list, and not longer than that of the points")
+        if not tags:
+            return list(self._table.index.values())
+        known = self._table.index
+        unknown = [str(t) for t in tags if not isinstance(t, str) or t not in known]
         if unknown:
-            raise LocalError(f"no such point: {', '.join(unknown)}")
-        index = [self._table.index[tag] for tag in tags or self._table.index]
-        rows, now_ns = self._table.rows[index], self._clock.monotonic_ns()
+            shown = ", ".join(tag[:TEXT_CHARS_MAX] for tag in unknown[:UNKNOWN_SHOWN_MAX])
+            hint = nearest_point(unknown[0][:TEXT_CHARS_MAX], known)
+            raise LocalError(f"no such point: {shown}. {hint}")
+        return [known[tag] for tag in tags]
+
+    def _pack_points(self, index: list[int], rows: NDArray[np.void], now_ns: int) -> bytes:
+        pack = msgpack.Packer().pack
         names = ("value", "status", "utc_ns", "mono_ns")
         columns = [rows[name].tolist() for name in names]  # one by one takes thrice the time
-        points = []
+        packed = []
         for number, value, code, utc_ns, mono_ns in zip(index, *columns, strict=True):
             point = self._table.points[number - 1]
-            points.append(
-                {
-                    "tag": point.tag,
-                    "value": value,
-                    "units": point.units,
-                    "states": list(point.states),
-                    "status": code,
-                    "utc_ns": utc_ns,
-                    "age_ms": (now_ns - mono_ns) / 1e6,
-                }
+            packed.append(
+                pack(
+                    {
+                        "tag": point.tag,
+                        "value": value,
+                        "units": point.units,
+                        "states": point.states,
+                        "status": code,
+                        "utc_ns": utc_ns,
+                        "age_ms": (now_ns - mono_ns) / 1e6,
+                    }
+                )
             )
-        return {"type": "read", "points": points}
+        return b"".join(packed)
+
+    def _events(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """Events that the journal still holds, of a kind or of all: the newest, oldest first.
+
+        With ``after``, a number, the first ones behind it, so that a client that follows misses
+        none.
+        """
+        kind = message.get("kind", "")
+        if kind and kind not in EVENT_KINDS:
+            raise LocalError(f"no such kind of event: {kind!r}; there are {', '.join(EVENT_KINDS)}")
+        asked = whole_number({"count": EVENTS_ANSWER_MAX, **message}, "count")
+        after = whole_number({"after": 0, **message}, "after")
+        found = self._journal.events(after, kind)
+        count = min(asked, EVENTS_ANSWER_MAX)
+        chosen = found[:count] if after else found[max(0, len(found) - count) :]
+        return {
+            "type": "events",
+            "epoch": self._journal.epoch,
+            "last": chosen[-1].seq if after and len(found) > count else self._journal.last,
+            "first_kept": self._journal.first_event_kept,
+            "events": [[e.seq, e.utc_ns, e.kind, dict(e.body)] for e in chosen],
+        }
 
     async def _run_command(self, writer: asyncio.StreamWriter, message: Mapping[str, Any]) -> None:
         """Submit, then pass on every receipt of this command until its life is over."""
@@ -287,7 +359,7 @@ class LocalServer:
 
         self._journal.listen(listener)
         try:
-            self._submit(command)
+            await self._submit(command)
             point = self._commands.points.get(command.tag)
             last_steps = set(_LAST_STEPS)
             if command.release:

@@ -24,7 +24,11 @@ from gateway.core.paths import StatePaths
 
 EXIT_CONFIGURATION: Final = 2  # the supervisor does not restart after this
 BEAT_PERIOD_S: Final = 1.0
+ALIVE: Final = b"."  # the loop runs
+HEALTHY: Final = b"+"  # and what it is there for is done in time
 LOG_LINES_MAX: Final = 1_000  # lines that wait for the console; what comes beyond is left out
+
+_signs_wanted = False  # standard output goes to a supervisor
 
 
 class StateFolderError(Exception):
@@ -35,9 +39,9 @@ def main(name: str, run: Callable[[Path, Path, asyncio.Event], Coroutine[Any, An
     """Parse `SITE --state DIR`, run until a signal or the parent's end; the exit status.
 
     Standard input is the parent's pipe where ``--parent-pipe`` is given: its end means that the
-    supervisor is gone, and the process stops in order. On standard output it then gives a sign of
-    life every second. A site with errors or a state folder that
-    can't be used is a matter of configuration: status 2, which the supervisor takes as final.
+    supervisor is gone, and the process stops in order. On standard output it then gives signs of
+    life: `ALIVE` every second, field `HEALTHY` too. A site with errors or a state folder that can't
+    be used is a matter of configuration: status 2, which the supervisor takes as final.
     """
     parser = argparse.ArgumentParser(prog=f"gateway.{name}")
     parser.add_argument("site", type=Path)
@@ -121,6 +125,9 @@ async def _run(
     loop.set_exception_handler(_say_exception)
     beating = None
     if parent_pipe:
+        global _signs_wanted
+        os.set_blocking(sys.stdout.fileno(), False)
+        _signs_wanted = True
         loop.add_reader(sys.stdin.fileno(), _parent_wrote, stop)
         beating = asyncio.create_task(_beat())  # from the first wait of `run` on
     try:
@@ -132,11 +139,16 @@ async def _run(
 
 async def _beat() -> None:
     """Signs of life for the supervisor: a process whose loop hangs sends none."""
-    os.set_blocking(sys.stdout.fileno(), False)
     while True:
-        with contextlib.suppress(OSError):  # nobody reads, or the supervisor is gone
-            os.write(sys.stdout.fileno(), b".")
+        give_sign(ALIVE)
         await asyncio.sleep(BEAT_PERIOD_S)
+
+
+def give_sign(sign: bytes) -> None:
+    """Give the supervisor a sign; nothing where there is none. It never waits."""
+    if _signs_wanted:
+        with contextlib.suppress(OSError):  # nobody reads, or the supervisor is gone
+            os.write(sys.stdout.fileno(), sign)
 
 
 def _say_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -15,14 +15,15 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from gateway.core.clock import Clock, SystemClock
 from gateway.core.paths import StatePaths
-from gateway.process import EXIT_CONFIGURATION, state_refused
+from gateway.notify import Notifier
+from gateway.process import EXIT_CONFIGURATION, HEALTHY, state_refused
 
 DELAY_S_MAX: Final = 10.0
 _DELAY_S: Final = 1.0  # before the second restart in a row; the first is made at once
@@ -36,6 +37,7 @@ LINK_STOP_S: Final = 10.0
 
 # A process says every second that its loop runs (gateway/process.py).
 HANG_S: Final = 10.0
+WATCHDOG_US_MIN: Final = 2_000_000  # of the service manager; the field speaks twice a second
 
 # The processes of a supervisor that was killed need this long to end by themselves.
 LOCK_WAIT_S: Final = FIELD_STOP_S + LINK_STOP_S
@@ -87,6 +89,12 @@ def how_it_ended(code: int) -> str:
         return f"was ended by {signal.Signals(-code).name}"
     except ValueError:
         return f"was ended by signal {-code}"
+
+
+def _without_notify(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment for a child: the service manager hears the supervisor, its main process."""
+    own = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+    return {name: value for name, value in environment.items() if name not in own}
 
 
 def say(line: str) -> None:
@@ -191,6 +199,7 @@ class _Child:
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
         self.changed: Callable[[], None] = lambda: None
+        self.healthy: Callable[[], None] = lambda: None  # it said that its scans are on time
 
     @property
     def pid(self) -> int | None:
@@ -232,6 +241,7 @@ class _Child:
                 stderr=self._output,
                 start_new_session=True,
                 pass_fds=self._lock.descriptors,
+                env=_without_notify(os.environ),
             )
         except OSError as error:
             self._tell(f"{self.command.name}: {error}")
@@ -260,7 +270,8 @@ class _Child:
         while True:
             try:
                 async with asyncio.timeout(patience_s):
-                    if not await process.stdout.read(1024):
+                    signs = await process.stdout.read(1024)
+                    if not signs:
                         return
             except TimeoutError:
                 silent = f"no sign of life for {HANG_S:g} s"
@@ -268,6 +279,8 @@ class _Child:
                 self.kill()
                 return
             patience_s = HANG_S
+            if HEALTHY in signs:
+                self.healthy()
 
     async def _end(self, process: asyncio.subprocess.Process, exited: asyncio.Task[int]) -> None:
         """Ask the process to end, kill it where it does not in time."""
@@ -302,9 +315,11 @@ class Supervisor:
         clock: Clock | None = None,
         tell: Say = say,
         output: int = 2,
+        notifier: Notifier | None = None,
     ) -> None:
         """`commands` are stopped in their order. `output` is the descriptor that the processes
-        write their messages to; their standard output carries signs of life only.
+        write their messages to; their standard output carries signs of life only. `notifier` hears
+        that the field scans in time; by default the service manager of this process.
         """
         paths = StatePaths(state)
         self._paths = paths
@@ -314,23 +329,42 @@ class Supervisor:
         self._children = [
             _Child(command, self._lock, clock or SystemClock(), tell, output) for command in given
         ]
+        self._notifier = notifier or Notifier.from_environment(os.environ)
+        self._ready = False
         for child in self._children:
             child.changed = self._write_lock
+            child.healthy = self._healthy
+
+    def _healthy(self) -> None:
+        """Pass on that scans are on time. Without the link the plant is protected all the same."""
+        self._notifier.tell(*([] if self._ready else ["READY=1"]), "WATCHDOG=1")
+        self._ready = True
 
     def status(self) -> dict[str, dict[str, Any]]:
         """Name of the process -> ``pid`` (None while it does not run) and ``restarts``."""
         return {c.command.name: {"pid": c.pid, "restarts": c.restarts} for c in self._children}
+
+    def _check_watchdog(self) -> None:
+        """Say where the service manager would lose patience before a healthy field speaks."""
+        text = os.environ.get("WATCHDOG_USEC", "")
+        if text.isdecimal() and int(text) < WATCHDOG_US_MIN:
+            self._tell(
+                f"WatchdogSec {int(text) / 1e6:g} s is too short: the field gives a sign once a "
+                f"scan, at most twice a second. Set it to {HANG_S * 3:g} s"
+            )
 
     async def run(self, stop: asyncio.Event) -> int:
         """Supervise until `stop` is set: 0, or 2 where a process refuses its configuration.
 
         Raises SupervisorError where the state folder can't be used or is in use.
         """
+        self._check_watchdog()
         await self._take_lock(stop)
         tasks = [asyncio.create_task(c.run(), name=c.command.name) for c in self._children]
         stopped = asyncio.create_task(stop.wait())
         try:
             await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            self._notifier.tell("STOPPING=1")
             for child, task in zip(self._children, tasks, strict=True):
                 # The link is kept alive until the field has handed over its last records.
                 child.stop()
@@ -341,6 +375,7 @@ class Supervisor:
             for task in (stopped, *tasks):
                 task.cancel()
             await asyncio.gather(stopped, *tasks, return_exceptions=True)
+            self._notifier.close()
             self._lock.release()
 
     def kill(self) -> None:

@@ -7,35 +7,48 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from config import status
 from config.points import POINT
 from safety import layout
-from safety.layout import CELL, MEMORY_WORDS, OUTPUT, STATE, Program
+from safety.layout import ASKER_NAMES, Program, TransitionInfo
 
 Evaluate = Callable[..., int]
 
-_TABLE_FORM: Final = "the point table is a contiguous, writable array of POINT"
+_TABLE_FORM: Final = "the point table is a contiguous, writable array of POINT, one row a point"
+_LINE: Final = 64  # bytes; every array begins at one of the processor's cache lines
+
+
+class BypassRefused(Exception):
+    """A cause was not bypassed; the message says why."""
 
 
 class Engine:
     """One program at work.
 
     level      (R,) int32, string id of what each rule shows, 0 = inactive
-    active     (R,) bool
+    active     (R,) bool; of a function: it acts on its output
     latched    (R,) bool
     first_out  (R,) int32, 1 for the rules of a kind that came first since all were clear, 2 for
                the next ones; 0 = has not been active since
+    bypassed   (R,) bool, counted as false and good in the last scan
+    held_back  (R,) bool, bypassed, and would be active otherwise
     demand     (O,) float64, what protection demands of each output, NaN = nothing
     rank       (O,) int32, RANK_NONE, RANK_INTERLOCK or RANK_TRIP
-    cause      (O,) int32, row of the rule that demands, CAUSE_NONE or CAUSE_STARTUP
+    cause      (O,) int32 of the demand, see `cause_name`
+    auto       (O,) float64, what functions and control states propose, NaN = nothing
+    offset     (O,) float64, what functions add to any setpoint
+    low, high  (O,) float64, limits of any setpoint, -inf and inf = none
+    auto_cause, low_cause, high_cause  (O,) int32, CAUSE_NONE where there is none
+    machine_now (M,) MACHINE_NOW    ramp_now (A,) RAMP_NOW
+    state, outputs, memory, slots, floats, changed  the whole arrays, see safety/layout.py
 
     The arrays are views of the engine's state: read them after a scan, never write them.
     """
 
     def __init__(self, program: Program, evaluate: Evaluate | None = None) -> None:
-        """`evaluate` is what safety.machine.link returns, or safety.reference.evaluate.
+        """`evaluate` is what safety.native.link returns, or safety.reference.evaluate.
 
         By default it is the kernel that numba compiles in this process.
         """
@@ -45,70 +58,121 @@ class Engine:
             evaluate = compiled_here
         self.program = program
         self._evaluate = evaluate
-        count = len(program.info)
-        self._state = np.zeros(count, dtype=STATE)
-        self._slots = np.zeros(program.slots, dtype=np.int64)
-        self._memory = np.zeros(MEMORY_WORDS, dtype=np.int64)
-        self._memory[layout.MEMORY_STARTUP] = 1
-        self._outputs = np.zeros(len(program.outputs), dtype=OUTPUT)
-        self._outputs["safe"] = program.safe
-        self._cells = np.zeros(program.depth, dtype=CELL)
-        self._changed = np.zeros(count, dtype=np.int32)
-        self._watch = np.flatnonzero(program.protective).astype(np.int32)
+        count, depth = len(program.info), max(program.depth, 1)
+        self._block, arrays = _block(
+            (layout.STATE, count),
+            (np.int64, program.slots),
+            (np.float64, program.floats),
+            (np.int64, layout.MEMORY_WORDS),
+            (layout.OUTPUT, len(program.outputs)),
+            (layout.MACHINE_NOW, len(program.machines)),
+            (layout.RAMP_NOW, len(program.actions)),
+            (np.float64, count),
+        )
+        self.state, self.slots, self.floats, self.memory, self.outputs = arrays[:5]
+        self.machine_now, self.ramp_now, self._values = arrays[5:]
+        self.changed = np.zeros(count, dtype=np.int32)
         self._fixed = (
-            program.rules,
-            program.code,
-            program.consts,
-            program.effects,
-            self._watch,
-            self._state,
-            self._slots,
-            self._memory,
-            self._outputs,
-            self._cells,
-            self._changed,
+            *(program.rules, program.code, program.consts, program.effects, program.watch),
+            *(program.machines, program.modes, program.transitions),
+            *(program.actions, program.segments),
+            *arrays[:7],
+            np.zeros(depth, dtype=layout.CELL),
+            self.changed,
         )
         self._text_ids = {text: number for number, text in enumerate(program.strings)}
         self._points = [_point_values(info.levels, self._text_ids) for info in program.info]
-        self._values = np.zeros(count)
         self._inputs = [np.array(info.inputs, dtype=np.intp) for info in program.info]
         self._keys = _keys(program)
-        self.level = self._state["level"]
-        self.active = self._state["active"]
-        self.latched = self._state["latched"]
-        self.first_out = self._state["first_out"]
-        self.demand = self._outputs["value"]
-        self.rank = self._outputs["rank"]
-        self.cause = self._outputs["cause"]
-        self._clear_demands()
+        alarms = program.rules["kind"] == layout.KIND_ALARM
+        self._by_policy = np.where(alarms, status.UNCERTAIN_SUB_NORMAL, status.GOOD)
+        self.level = self.state["level"]
+        self.active = self.state["active"]
+        self.latched = self.state["latched"]
+        self.first_out = self.state["first_out"]
+        self.bypassed = self.state["bypassed"]
+        self.held_back = self.state["held_back"]
+        self.demand, self.rank = self.outputs["value"], self.outputs["rank"]
+        self.cause = self.outputs["cause"]
+        self.auto, self.auto_cause = self.outputs["auto"], self.outputs["auto_cause"]
+        self.low, self.low_cause = self.outputs["low"], self.outputs["low_cause"]
+        self.high, self.high_cause = self.outputs["high"], self.outputs["high_cause"]
+        self.offset = self.outputs["offset"]
+        self._begin()
 
-    def _clear_demands(self) -> None:
+    def _begin(self) -> None:
         """Before the first scan: outputs with a safe value are demanded at it."""
-        has_safe = ~np.isnan(self._outputs["safe"])
-        self._outputs["value"] = self._outputs["safe"]
-        self._outputs["rank"] = np.where(has_safe, layout.RANK_TRIP, layout.RANK_NONE)
-        self._outputs["cause"] = np.where(has_safe, layout.CAUSE_STARTUP, layout.CAUSE_NONE)
+        self.memory[layout.MEMORY_STARTUP] = 1
+        self.machine_now["mode"] = self.program.machines["initial"]
+        self.machine_now["by"] = layout.BY_START
+        self.machine_now["before"] = self.machine_now["request"] = -1
+        self.ramp_now["value"] = np.nan
+        safe = self.program.safe
+        self.outputs["safe"] = self.outputs["value"] = safe
+        self.outputs["shown"] = self.program.shown
+        has_safe = ~np.isnan(safe)
+        self.outputs["rank"] = np.where(has_safe, layout.RANK_TRIP, layout.RANK_NONE)
+        self.outputs["cause"] = np.where(has_safe, layout.CAUSE_STARTUP, layout.CAUSE_NONE)
+        self.outputs["auto"], self.outputs["low"], self.outputs["high"] = (
+            np.nan,
+            -np.inf,
+            np.inf,
+        )
+        for name in ("auto_cause", "low_cause", "high_cause"):
+            self.outputs[name] = layout.CAUSE_NONE
 
     @property
     def startup(self) -> bool:
         """True until the first scan in which no protective input was bad."""
-        return bool(self._memory[layout.MEMORY_STARTUP])
+        return bool(self.memory[layout.MEMORY_STARTUP])
+
+    @property
+    def time_ns(self) -> int:
+        """Engine time at the last scan: starts at 1 and never goes back; 0 before the first."""
+        return int(self.memory[layout.MEMORY_TIME])
+
+    @property
+    def arguments(self) -> tuple[NDArray[Any], ...]:
+        """What `evaluate` takes between `rows` and `now_ns`; the same arrays in every scan.
+
+        Who calls `evaluate` by himself calls `refresh` before he asks for points of rules.
+        """
+        return self._fixed
+
+    def snapshot(self) -> bytes:
+        """The whole state, to come back to it with `restore_snapshot`."""
+        return self._block.tobytes()
+
+    def restore_snapshot(self, snapshot: bytes) -> None:
+        """Put back what `snapshot` of an engine with the same program gave."""
+        self._block[:] = np.frombuffer(snapshot, dtype=np.uint8)
+
+    def refresh(self) -> None:
+        """Work out anew what the points of all rules show."""
+        self._show(range(len(self._keys)))
+
+    def _show(self, rules: Iterable[int]) -> None:
+        for rule in rules:
+            self._values[rule] = self._points[rule].get(int(self.level[rule]), 0.0)
 
     def scan(self, rows: NDArray[np.void], now_mono_ns: int, reset: bool) -> NDArray[np.int32]:
         """Evaluate all rules once.
 
         rows         (P,) POINT, the point table; only read
-        now_mono_ns  monotonic; where it is smaller than last time, time stands still
+        now_mono_ns  monotonic, counted from 0 to TIME_NS_MAX; where it is smaller than last time,
+                     time stands still
         reset        takes effect on its rising edge, for latches whose cause is gone
-        Returns the rows of the rules whose level, active or latched changed; valid until the
-        next scan.
+        Returns the rows of the rules whose level, active, latched, bypassed or held_back changed
+        (guards and functions are left out); valid until the next scan.
         """
-        # Another type of argument would compile a second kernel in the middle of the scan.
+        # Another type of argument would compile a second kernel in the middle of the scan, and the
+        # kernel does not check that a row is inside the table.
         assert rows.flags.c_contiguous and rows.flags.writeable, _TABLE_FORM
-        count = self._evaluate(rows, *self._fixed, int(now_mono_ns), bool(reset))
-        changed = self._changed[:count]
-        for rule in changed.tolist():
-            self._values[rule] = self._points[rule].get(int(self.level[rule]), 0.0)
+        assert len(rows) == len(self.program.protective), _TABLE_FORM
+        now_ns = min(max(int(now_mono_ns), 0), layout.TIME_NS_MAX)
+        count = self._evaluate(rows, *self._fixed, now_ns, bool(reset))
+        changed = self.changed[:count]
+        self._show(changed.tolist())
         return changed
 
     def warm_up(self) -> None:
@@ -130,45 +194,177 @@ class Engine:
         """Status of the rule's own point.
 
         A rule that holds its level on bad inputs is UncertainLastUsableValue, or
-        BadWaitingForInitialData where it never had a result. Every other result is Good: the
-        policy (trip, ignore) has decided.
+        BadWaitingForInitialData where it never had a result. Where another policy decided (trip,
+        ignore), the result is Good; but an alarm is UncertainSubNormal, because somebody who sees
+        it must not think that its sensor lives. Every other result is Good.
         """
-        state = self._state[rule]
+        state = self.state[rule]
         if state["quality"] < layout.QUALITY_BAD_FROM and state["seen"]:
             return status.GOOD
         if self.program.rules[rule]["on_bad"] != layout.ON_BAD_HOLD and self._has_scanned:
-            return status.GOOD
+            return int(self._by_policy[rule])
         return (
             status.UNCERTAIN_LAST_USABLE if state["seen"] else status.BAD_WAITING_FOR_INITIAL_DATA
         )
 
     def rule_points(self) -> tuple[NDArray[np.float64], NDArray[np.uint32]]:
         """(R,) values and (R,) statuses of all rules' own points, as the two methods above."""
-        usable = self._state["quality"] < layout.QUALITY_BAD_FROM
-        seen = self._state["seen"]
+        usable = self.state["quality"] < layout.QUALITY_BAD_FROM
+        seen = self.state["seen"]
         decided = (self.program.rules["on_bad"] != layout.ON_BAD_HOLD) & self._has_scanned
         undecided = np.where(
             seen, status.UNCERTAIN_LAST_USABLE, status.BAD_WAITING_FOR_INITIAL_DATA
         )
-        codes = np.where((usable & seen) | decided, status.GOOD, undecided)
+        codes = np.where(decided, self._by_policy, undecided)
+        codes[usable & seen] = status.GOOD
         return self._values.copy(), codes.astype(np.uint32)
 
     @property
     def _has_scanned(self) -> bool:
-        return bool(self._memory[layout.MEMORY_TIME])
+        return bool(self.memory[layout.MEMORY_TIME])
 
     def inputs_mono_ns(self, rule: int, rows: NDArray[np.void]) -> int:
         """Newest monotonic source time among a rule's inputs; 0 where it has none."""
         inputs = self._inputs[rule]
         return int(rows["mono_ns"][inputs].max()) if inputs.size else 0
 
+    def cause_name(self, cause: int) -> str:
+        """Who causes a demand, a proposal or a limit; empty for CAUSE_NONE."""
+        if cause >= 0:
+            return self.program.info[cause].name
+        if cause <= layout.CAUSE_MACHINE_FROM:
+            machine = layout.CAUSE_MACHINE_FROM - cause
+            return f"{self.program.machine_info[machine].name}: {self.mode(machine)}"
+        return "start-up" if cause == layout.CAUSE_STARTUP else ""
+
+    # ------------------------------------------------------------ bypasses
+
+    def bypass(self, rule: int, duration_ns: int) -> None:
+        """Count a cause as false and good from the next scan on, for a time of the engine's clock.
+
+        A bypass of a rule that is bypassed already replaces its end. Raises BypassRefused.
+        """
+        info = self.program.info[rule]
+        if info.kind not in ("interlock", "trip"):
+            raise BypassRefused(f"{info.name} is neither a trip nor an interlock")
+        if info.bypass_ns_max <= 0:
+            raise BypassRefused(f"{info.name} can't be bypassed: it has no BypassMax")
+        if not 0 < duration_ns <= info.bypass_ns_max:
+            longest_s = info.bypass_ns_max / 1e9
+            raise BypassRefused(f"{info.name} can be bypassed for at most {longest_s:g} s")
+        self.state["bypass_ns"][rule] = max(self.time_ns, 1) + duration_ns
+
+    def end_bypass(self, rule: int) -> None:
+        """The cause counts again from the next scan on."""
+        if self.state["bypass_ns"][rule]:
+            self.state["bypass_ns"][rule] = 1  # over; the next scan tells the change
+
+    def bypass_left_ns(self, rule: int) -> int:
+        """How long a bypass still lasts; 0 where there is none."""
+        return max(int(self.state["bypass_ns"][rule]) - self.time_ns, 0)
+
+    # ------------------------------------------------------------ machines of control states
+
+    def mode(self, machine: int) -> str:
+        """The name of a machine's present state."""
+        return self.program.machine_info[machine].states[self._position(machine)]
+
+    def _position(self, machine: int) -> int:
+        first = self.program.machines["mode"][machine]
+        return int(self.machine_now["mode"][machine] - first)
+
+    def machine_values(self) -> NDArray[np.float64]:
+        """(M,) what the machines' own points show: 1 + the position of the present state."""
+        return 1.0 + (self.machine_now["mode"] - self.program.machines["mode"])
+
+    def machines_changed(self) -> NDArray[np.intp]:
+        """Rows of the machines that entered a state in the last scan."""
+        return np.flatnonzero(self.machine_now["changed"])
+
+    def request(self, machine: int, position: int, asker: str) -> bool:
+        """Ask for a state, for the next scan only; `asker` is one of ASKER_NAMES.
+
+        Of several requests before one scan the one of the highest rank counts, and among equals
+        the last. Returns whether this one does. Ask `refusal` first whether it can be taken.
+        """
+        now, rank = self.machine_now[machine], ASKER_NAMES.index(asker)
+        assert 0 <= position < len(self.program.machine_info[machine].states)
+        if now["request"] >= 0 and now["asker"] < rank:
+            return False
+        now["request"] = self.program.machines["mode"][machine] + position
+        now["asker"] = rank
+        return True
+
+    def askable(self, machine: int, asker: str) -> list[str]:
+        """The states that somebody may ask for from the present one, whatever the guards say."""
+        info = self.program.machine_info[machine]
+        ways = self._ways(machine, None)
+        return list(
+            dict.fromkeys(
+                info.transitions[w].target for w in ways if asker in info.transitions[w].askers
+            )
+        )
+
+    def refusal(self, machine: int, position: int, asker: str) -> str:
+        """What is missing for a request to be taken now; empty where nothing is."""
+        info = self.program.machine_info[machine]
+        if not 0 <= position < len(info.states):
+            return f"{info.name} has {len(info.states)} states, none of them number {position + 1}"
+        here, wanted = self.mode(machine), info.states[position]
+        if self.startup:
+            return "the start-up is not over: a protective input is not good yet"
+        ways = self._ways(machine, position)
+        if not ways and here == wanted:
+            return f"{info.name} is in {here} already"
+        may = [way for way in ways if asker in info.transitions[way].askers]
+        if not may:
+            others = ", ".join(self.askable(machine, asker)) or "nothing"
+            askers = dict.fromkeys(name for way in ways for name in info.transitions[way].askers)
+            who = ", ".join(askers) or "nobody, it comes by itself"
+            why = f"who may ask for it: {who}" if ways else "no transition leads there"
+            return f"from {here} to {wanted}: {why}; {asker} may now ask for: {others}"
+        missing = [self._missing(machine, way) for way in may]
+        return "" if "" in missing else " or ".join(dict.fromkeys(missing))
+
+    def _ways(self, machine: int, position: int | None) -> list[int]:
+        """Positions of a machine's transitions that lead away from here (to a state)."""
+        row, here = self.program.machines[machine], int(self.machine_now["mode"][machine])
+        first, last = int(row["transition"]), int(row["transition"] + row["transitions"])
+        found = []
+        for at, way in enumerate(self.program.transitions[first:last]):
+            from_here = way["origin"] == here or (way["origin"] < 0 and way["target"] != here)
+            if from_here and position in (None, int(way["target"] - row["mode"])):
+                found.append(at)
+        return found
+
+    def _missing(self, machine: int, position: int) -> str:
+        """What a transition waits for; empty where it waits for nothing."""
+        way: TransitionInfo = self.program.machine_info[machine].transitions[position]
+        row = self.program.transitions[self.program.machines["transition"][machine] + position]
+        mode = self.program.modes[self.machine_now["mode"][machine]]
+        left_ns = int(mode["min_ns"]) - (self.time_ns - int(self.machine_now["since_ns"][machine]))
+        parts = []
+        if row["guard"] >= 0 and not self.active[row["guard"]]:
+            parts.append(f"not true: {way.guard}")
+        if not row["urgent"] and left_ns > 0:
+            parts.append(
+                f"{self.mode(machine)} lasts at least {mode['min_ns'] / 1e9:g} s, "
+                f"{left_ns / 1e9:.1f} s are left"
+            )
+        return " and ".join(parts)
+
     # ------------------------------------------------------------ latches over a restart
 
     def retained(self) -> dict[str, dict[str, Any]]:
-        """The latched rules by name, with level and first-out number, to be kept over a restart."""
+        """The latched rules by name, with level and first-out number, to be kept over a restart.
+
+        Bypasses and control states are not kept: after a restart every cause counts, and every
+        machine starts in its initial state.
+        """
+        levels = np.where(self.bypassed, self.state["held"], self.level)
         return {
             self._keys[rule]: {
-                "level": self.program.strings[self.level[rule]],
+                "level": self.program.strings[levels[rule]],
                 "first_out": int(self.first_out[rule]),
             }
             for rule in np.flatnonzero(self.latched).tolist()
@@ -200,13 +396,13 @@ class Engine:
         if not info.latch:
             return
         name = level if isinstance(level, str) and level in info.levels else info.levels[0]
-        state = self._state[rule]
+        state = self.state[rule]
         state["latched"] = state["active"] = True
         state["level"] = self._text_ids[name]
         self._values[rule] = self._points[rule][self._text_ids[name]]
         state["first_out"] = min(max(order, 0), np.iinfo(np.int32).max // 2)
         word = layout.MEMORY_ORDER + int(self.program.rules[rule]["kind"])
-        self._memory[word] = max(self._memory[word], state["first_out"])
+        self.memory[word] = max(self.memory[word], state["first_out"])
 
 
 def _point_values(levels: Iterable[str], text_ids: Mapping[str, int]) -> dict[int, float]:
@@ -220,3 +416,19 @@ def _keys(program: Program) -> list[str]:
         info.name if counts[info.name] == 1 else f"{info.name} ({info.kind})"
         for info in program.info
     ]
+
+
+def _block(*parts: tuple[DTypeLike, int]) -> tuple[NDArray[np.uint8], list[NDArray[Any]]]:
+    """Arrays of zeros that lie in one block of memory, and the block."""
+    kinds = [np.dtype(kind) for kind, _ in parts]
+    sizes = [kind.itemsize * count for kind, (_, count) in zip(kinds, parts, strict=True)]
+    starts = [0]
+    for size in sizes:
+        starts.append(-(-(starts[-1] + size) // _LINE) * _LINE)
+    memory = np.zeros(starts[-1] + _LINE, dtype=np.uint8)
+    block = memory[-memory.ctypes.data % _LINE :][: starts[-1]]
+    arrays = [
+        block[start : start + size].view(kind)
+        for start, size, kind in zip(starts, sizes, kinds, strict=False)
+    ]
+    return block, arrays

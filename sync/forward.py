@@ -24,7 +24,7 @@ from gateway.core.clock import Clock
 from sync import topics, wire
 from sync.async_store import AsyncStore
 from sync.errors import LinkError, LinkTimeout, StoreError
-from sync.mqtt import MqttSession, Will, parse_url
+from sync.mqtt import MqttSession, TlsFiles, Will, parse_url
 from sync.store import Backlog, StoredFrame
 
 PUBLISH_MAX: Final = 16  # publications that wait for the broker's PUBACK
@@ -239,7 +239,8 @@ class Forwarder:
 
     async def _session(self) -> None:
         broker = self._config.Broker
-        address = parse_url(broker.URL, broker.PasswordFile)
+        files = TlsFiles(broker.AuthorityFile, broker.CertificateFile, broker.KeyFile)
+        address = parse_url(broker.URL, broker.PasswordFile, files)
         death = wire.encode_death(self._site)
         session = MqttSession(
             address,

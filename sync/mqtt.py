@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 from urllib.parse import unquote, urlsplit
 
 import aiomqtt
@@ -23,6 +24,7 @@ from sync.errors import LinkAddress, LinkAuth, LinkError, LinkLost, LinkRefused,
 INCOMING_MAX: Final = 256  # further ones are discarded; their senders send again
 OUTGOING_MAX: Final = 256
 CLOSE_TIMEOUT_S: Final = 1.0
+MQTTS: Final = "mqtts"  # the scheme of brokers that are spoken to over TLS
 # CONNACK codes of MQTT 3.1.1 (4, 5) and their MQTT 5 equivalents, which paho reports for both.
 _AUTH_CODES: Final = (4, 5, 134, 135)
 
@@ -32,20 +34,56 @@ _abandoned: set[asyncio.Task[None]] = set()
 
 
 @dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """Files in PEM form for a session over TLS; they are read anew for each session.
+
+    authority    who issued the broker's certificate; None = whom this machine trusts
+    certificate  what we show of ourselves, with `key`; None = nothing
+    """
+
+    authority: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """TLS 1.2 or newer, the broker's name is checked. Raises LinkAddress."""
+        try:
+            context = ssl.create_default_context(cafile=self.authority)
+        except (OSError, ValueError) as error:
+            raise LinkAddress(f"broker: AuthorityFile {self.authority}: {_why(error)}") from None
+        if self.certificate is not None:
+            try:
+                # Without the function OpenSSL would ask for the key's password at the terminal.
+                context.load_cert_chain(self.certificate, self.key, lambda: "")
+            except (OSError, ValueError) as error:
+                files = f"CertificateFile {self.certificate} with KeyFile {self.key}"
+                raise LinkAddress(f"broker: {files}: {_why(error)}") from None
+        return context
+
+
+def _why(error: Exception) -> str:
+    """An error in words, without the library's line numbers."""
+    if isinstance(error, ssl.SSLError):
+        return str(getattr(error, "reason", None) or error)
+    return str(getattr(error, "strerror", None) or error)
+
+
+@dataclass(frozen=True, slots=True)
 class BrokerAddress:
-    """Where the broker listens and who asks."""
+    """Where the broker listens and who asks; without `tls` nothing is encrypted."""
 
     host: str
     port: int
     user: str | None = None
     password: str | None = None
+    tls: TlsFiles | None = None
 
     @property
     def url(self) -> str:
         """The address as it may be shown: without the password."""
         user = f"{self.user}@" if self.user else ""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"mqtt://{user}{host}:{self.port}"
+        return f"{'mqtt' if self.tls is None else MQTTS}://{user}{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +103,24 @@ class Will:
     payload: bytes
 
 
-def parse_url(url: str, password_file: str | None = None) -> BrokerAddress:
-    """``mqtt://[user@]host[:port]`` and a file with the password. Raises LinkAddress."""
+def parse_url(
+    url: str, password_file: str | None = None, tls: TlsFiles | None = None
+) -> BrokerAddress:
+    """``mqtt[s]://[user@]host[:port]``, a file with the password, and those for mqtts.
+
+    The port is 1883, or 8883 for mqtts, where none is given. Raises LinkAddress.
+    """
+    tls = tls or TlsFiles()
     try:
         parts = urlsplit(url)
-        port = parts.port or 1883
+        secured = parts.scheme == MQTTS
+        port = parts.port or (8883 if secured else 1883)
     except ValueError as error:
         raise LinkAddress(f"broker {url!r}: {error} (key Broker.URL)") from None
-    if parts.scheme != "mqtt" or not parts.hostname or parts.path not in ("", "/"):
-        raise LinkAddress(f"broker {url!r}: expected mqtt://[user@]host:port (key Broker.URL)")
+    if parts.scheme not in ("mqtt", MQTTS) or not parts.hostname or parts.path not in ("", "/"):
+        raise LinkAddress(f"broker {url!r}: expected mqtts://[user@]host:port (key Broker.URL)")
+    if not secured and tls != TlsFiles():
+        raise LinkAddress(f"broker {url!r}: files for TLS are given; write mqtts:// (Broker.URL)")
     if parts.password is not None:
         raise LinkAddress("broker: the password stands in a file, not in the URL (PasswordFile)")
     user = unquote(parts.username) if parts.username else None
@@ -85,7 +132,7 @@ def parse_url(url: str, password_file: str | None = None) -> BrokerAddress:
             password = Path(password_file).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise LinkAddress(f"broker: PasswordFile {password_file}: {error}") from None
-    return BrokerAddress(parts.hostname, port, user, password)
+    return BrokerAddress(parts.hostname, port, user, password, tls if secured else None)
 
 
 class MqttSession:
@@ -112,6 +159,8 @@ class MqttSession:
         self._will = will
         self._persistent = persistent
         self._client: aiomqtt.Client | None = None
+        self._closed = asyncio.Event()
+        self._fault = ""  # why the connection ended, where the library doesn't say it
 
     def _make(self) -> aiomqtt.Client:
         will = self._will
@@ -133,19 +182,65 @@ class MqttSession:
             max_queued_incoming_messages=INCOMING_MAX,
             max_queued_outgoing_messages=OUTGOING_MAX,
             socket_options=options,
+            tls_context=None if self._address.tls is None else self._address.tls.context(),
         )
         client.pending_calls_threshold = OUTGOING_MAX
         # paho's own limit of the TCP handshake; aiomqtt doesn't pass one on.
         client._client.connect_timeout = self._timeout_s
+        self._watch(client)
         return client
 
+    def _watch(self, client: aiomqtt.Client) -> None:
+        """Notice a broker that closes in place of an answer.
+
+        One does that where it refuses our certificate; the library would wait for the answer and
+        keep the reason to itself.
+        """
+        paho: Any = client._client
+        loop, receive = asyncio.get_running_loop(), paho._sock_recv
+
+        def received(size: int) -> Any:
+            try:
+                return receive(size)
+            except ssl.SSLError as error:
+                self._fault = f"TLS: {_why(error)}"
+                raise
+
+        def secured(plain: socket.socket) -> Any:
+            context = paho._ssl_context
+            wrapped = context.wrap_socket(
+                plain, server_hostname=self._address.host, do_handshake_on_connect=False
+            )
+            done = False
+            try:
+                wrapped.settimeout(self._timeout_s)
+                wrapped.do_handshake()
+                done = True
+            finally:
+                if not done:  # paho would leave it to the garbage collector
+                    wrapped.close()
+            return wrapped
+
+        def closed(*arguments: Any) -> None:
+            client._on_socket_close(*arguments)
+            loop.call_soon_threadsafe(self._closed.set)
+
+        paho._sock_recv, paho._ssl_wrap_socket = received, secured
+        paho.on_socket_close = closed
+
     async def __aenter__(self) -> Self:
-        """Connects. Raises LinkRefused, LinkAuth, LinkTimeout."""
+        """Connects. Raises LinkRefused, LinkAuth, LinkTimeout, LinkAddress (files of TLS)."""
         assert self._client is None, "a session is used once"
         self._client = self._make()
         entering = asyncio.ensure_future(self._client.__aenter__())
+        closing = asyncio.ensure_future(self._closed.wait())
         try:
-            await asyncio.shield(entering)
+            await asyncio.wait((entering, closing), return_when=asyncio.FIRST_COMPLETED)
+            if not entering.done():
+                await self._abandon(entering)
+                reason = self._fault or "it closed the connection without an answer"
+                raise LinkRefused(f"broker {self._address.url}: {reason}")
+            await entering
         except asyncio.CancelledError:
             # The connection is being made on a thread, which nobody can cancel.
             task = asyncio.create_task(self._abandon(entering))
@@ -155,6 +250,8 @@ class MqttSession:
         except aiomqtt.MqttError as error:
             self._drop()
             raise self._refusal(error) from None
+        finally:
+            closing.cancel()
         return self
 
     async def _abandon(self, entering: asyncio.Future[aiomqtt.Client]) -> None:

@@ -8,7 +8,8 @@ is 0).
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -262,7 +263,7 @@ def check_channels(instrument: Instrument) -> list[Finding]:
         if not any(f.severity == "error" for f in faults) and _unit(channel, tags) is not None:
             places[name] = address_of(channel, tags)
             findings += channel_findings(instrument, name, _notation_faults(places[name]))
-    slots = {name: _slots(address) for name, address in places.items()}
+    slots = {name: _slots(address) for name, address in _crowded(places)}
     return findings + shared_addresses(instrument, slots, lambda name: str(places[name]))
 
 
@@ -277,6 +278,14 @@ def _notation_faults(address: Address) -> list[Fault]:
         f"is, write {address.first - base}; if the device's addresses are that high, leave it."
     )
     return [Fault("IOPoint", "address-notation", text, "warning")]
+
+
+def _crowded(places: Mapping[str, Address]) -> list[tuple[str, Address]]:
+    """The channels that don't have their registers for themselves; only their bits can meet."""
+    taken = {name: [(a.function, a.unit, a.first + at) for at in range(a.count)]
+             for name, a in places.items()}  # fmt: skip
+    tenants = Counter(place for held in taken.values() for place in held)
+    return [(n, a) for n, a in places.items() if any(tenants[place] > 1 for place in taken[n])]
 
 
 def _slots(address: Address) -> list[tuple[int, int, int]]:

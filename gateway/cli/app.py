@@ -11,7 +11,24 @@ from typing import Annotated
 import typer
 
 from config.findings import SiteError
-from gateway.cli import check, demo, discover, operate, plan, query, run, templates, trace
+from gateway.cli import (
+    alarms,
+    check,
+    demo,
+    discover,
+    docs,
+    events,
+    explain,
+    operate,
+    plan,
+    protect,
+    prove,
+    query,
+    replay,
+    run,
+    templates,
+    trace,
+)
 from gateway.cli.output import EXIT_IMPOSSIBLE, CommandFailed, printable
 
 app = typer.Typer(
@@ -42,15 +59,27 @@ def _gatepost(
 
 app.command()(check.check)
 app.command()(plan.plan)
+app.command()(docs.docs)
 app.command()(run.run)
 app.command()(operate.status)
 app.command()(operate.read)
 app.command(context_settings={"ignore_unknown_options": True})(operate.write)
+app.command()(protect.reset)
+app.command()(protect.states)
+app.command()(protect.bypass)
+app.command()(alarms.alarms)
+app.command()(alarms.ack)
+app.command()(alarms.shelve)
+app.command()(alarms.service)
+app.command()(events.events)
+app.command()(explain.explain)
+app.command()(prove.prove)
 app.command()(discover.discover)
 app.command()(trace.trace)
 app.command()(trace.simulate)
 app.command()(templates.templates)
 app.command()(query.query)
+app.command()(replay.replay)
 app.command()(demo.demo)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import typer
 
-from config.findings import Finding
+from config.findings import Finding, folded
 from gateway.cli.output import EXIT_BAD, console, counted, print_json
 from gateway.cli.site import JsonOption, SiteArgument, need_folder
 
@@ -48,14 +49,22 @@ def summary(findings: Sequence[Finding]) -> str:
 def check(site: SiteArgument, json: JsonOption = False) -> None:
     """Print every finding in a site folder; exit status 1 where there are any.
 
-    One line a finding: file, key, rule and message. The rules are listed in docs/checks.md.
+    One line a finding: file, key, rule and message. The rules are listed in docs/checks.md. Of many
+    warnings that are alike the first is printed, with their number.
     """
-    findings = all_findings(need_folder(site))
+    folder = need_folder(site)
+    collects = gc.isenabled()
+    gc.disable()  # nothing becomes garbage here, and looking for it takes a third of the time
+    try:
+        findings = all_findings(folder)
+    finally:
+        if collects:
+            gc.enable()
     if json:
         print_json({"site": str(site), "findings": [asdict(finding) for finding in findings]})
     else:
         out = console()
-        for finding in findings:
+        for finding in folded(findings):
             out.print(f"{finding.severity}: {finding}", markup=False)
     console(stderr=True).print(f"{site}: {summary(findings)}", markup=False)
     if findings:

@@ -146,7 +146,7 @@ def trips_of(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for body in events:
         cause = body.get("cause")
-        if not cause or cause in NO_TRIP:
+        if not cause or cause in NO_TRIP or ": " in cause:  # <machine>: <state>
             continue
         key = (str(cause), str(body["tag"]))
         blank = {"cause": key[0], "output": key[1], "verified": False, "reaction_ms": None}

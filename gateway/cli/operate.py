@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from config import status as codes
+from config.findings import nearest
 from config.points import state_number
 from gateway.cli.output import EXIT_BAD, CommandFailed, console, number, print_json, table
 from gateway.cli.session import session
@@ -207,7 +208,9 @@ async def _read(target: Target, tags: Sequence[str]) -> list[dict[str, Any]]:
             return rows
         missing = [tag for tag in tags if not any(tag in (r["tag"], equipment_of(r)) for r in rows)]
         if missing:
-            raise CommandFailed(f"no such point or device: {', '.join(missing)}")
+            names = dict.fromkeys(name for r in rows for name in (r["tag"], equipment_of(r)))
+            hint = nearest(missing[0], names)
+            raise CommandFailed(f"no such point or device: {', '.join(missing)}. {hint}")
         return [row for row in rows if row["tag"] in tags or equipment_of(row) in devices]
 
 
@@ -229,7 +232,7 @@ async def _write(
             value=0.0 if value is None else parse_value(value, row["states"], tag),
             lease_ns=int(lease_s * 1e9),
             release=release,
-            source=f"command line, {_user()}",
+            source=f"command line, {user_name()}",
         )
         async for receipt in client.command(asdict(command)):
             steps.append(receipt)
@@ -277,7 +280,8 @@ def receipt_line(
     return f"{text}: {receipt['reason']}" if receipt.get("reason") else text
 
 
-def _user() -> str:
+def user_name() -> str:
+    """Who runs this command, for the audit."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a user without a name, as in many containers

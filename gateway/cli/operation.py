@@ -141,10 +141,12 @@ STAGES: Final[tuple[tuple[tuple[str, float], ...], ...]] = (
         ("Stack.Hydrogen_Valve", 1),
         ("Gas.Hydrogen_Setpoint", 5),
     ),
+    (("States.Operation", 3),),  # Running
     (("PSU.Current_Setpoint", 30), ("PSU.Output_State", 1)),
 )
 STEAM_TAG: Final = "Gas.Steam_Flow"
 STEAM_SLPM_MIN: Final = 10.0
+STEAM_STAGE: Final = 3  # needs steam: electrolysis begins
 
 
 async def start_electrolysis(operator: Operator) -> list[str]:
@@ -156,7 +158,7 @@ async def start_electrolysis(operator: Operator) -> list[str]:
     await operator.reset_trips(20.0)
     tags = await operator.tags()
     for number, stage in enumerate(STAGES, start=1):
-        if number == len(STAGES) and STEAM_TAG in tags:
+        if number == STEAM_STAGE and STEAM_TAG in tags:
             await operator.wait_above(STEAM_TAG, STEAM_SLPM_MIN, 15.0)
         await operator.set_all([(tag, float(value)) for tag, value in stage if tag in tags])
     return [tag for stage in STAGES for tag, _ in stage if tag not in tags]

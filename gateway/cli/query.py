@@ -15,14 +15,9 @@ import typer
 
 from config import status as codes
 from gateway.cli.output import CommandFailed, console, number, one_line, print_json, table
+from gateway.cli.times import time_ns
 
 LIMIT_DEFAULT: Final = 1000
-YEAR_MIN: Final = 1678  # what 64 bits of nanoseconds around 1970 hold; beyond it numpy wraps
-YEAR_MAX: Final = 2261
-_TIME: Final = re.compile(
-    r"(?P<moment>\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?)?)"
-    r"(?:Z|(?P<sign>[+-])(?P<hours>\d\d):?(?P<minutes>\d\d)?)?"
-)
 SAMPLE_COLUMNS: Final = ("time", "gateway", "epoch", "seq", "tag", "value", "status")
 BODY_ORDER: Final = ("step", "what", "tag", "name", "active", "level", "value", "cause", "reason")
 ID_SHOWN: Final = 8
@@ -60,7 +55,7 @@ def query(
         raise CommandFailed("give either --json or --csv")
     if events and tag:
         raise CommandFailed("--tag selects values; events have none")
-    from_ns, to_ns = _time_ns("--since", since), _time_ns("--until", until)
+    from_ns, to_ns = option_ns("--since", since), option_ns("--until", until)
     rows = _rows(historian_file, tag, from_ns, to_ns, limit, events)
     columns = EVENT_COLUMNS if events else SAMPLE_COLUMNS
     if json:
@@ -85,11 +80,11 @@ def _print_table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None
     shown = table(*(column.upper() for column in shown_columns), right=right)
     for row in rows:
         cells = [_text(row[column]) for column in shown_columns if column != "body"]
-        shown.add_row(*cells, *([one_line(_body_text(row["body"]))] if events else []))
+        shown.add_row(*cells, *([one_line(body_text(row["body"]))] if events else []))
     console().print(shown)
 
 
-def _body_text(body: dict[str, Any]) -> str:
+def body_text(body: dict[str, Any]) -> str:
     """What an event says, the most telling first, long identifiers by their beginning."""
     order = {key: at for at, key in enumerate(BODY_ORDER)}
     keys = sorted(body, key=lambda key: order.get(key, len(order)))
@@ -166,26 +161,12 @@ def iso_utc(utc_ns: int) -> str:
     return f"{np.datetime_as_string(np.datetime64(utc_ns, 'ns'), unit='us')}Z"
 
 
-def _time_ns(option: str, text: str | None) -> int | None:
-    if text is None:
-        return None
-    parts = _TIME.fullmatch(text.strip())
+def option_ns(option: str, text: str | None) -> int | None:
+    """The time that an option gives; None where it isn't given. Raises CommandFailed."""
     try:
-        if parts is None:
-            raise ValueError(text)
-        offset_min = 0
-        if parts["hours"]:
-            if parts["hours"] > "23" or (parts["minutes"] or "00") > "59":
-                raise ValueError(text)
-            offset_min = int(parts["hours"]) * 60 + int(parts["minutes"] or 0)
-            offset_min = -offset_min if parts["sign"] == "-" else offset_min
-        if not YEAR_MIN <= int(parts["moment"][:4]) <= YEAR_MAX:
-            raise CommandFailed(f"{option} {text}: a year from {YEAR_MIN} to {YEAR_MAX}")
-        moment = np.datetime64(parts["moment"], "ns")
-        return int(moment.astype(np.int64)) - offset_min * 60_000_000_000
-    except ValueError:
-        example = "2026-03-01T12:00:00Z"
-        raise CommandFailed(f"{option} {text}: no ISO 8601 time, such as {example}") from None
+        return None if text is None else time_ns(text)
+    except ValueError as error:
+        raise CommandFailed(f"{option} {text}: {error}") from None
 
 
 def _text(value: Any) -> str:

@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from config.findings import folded
 from gateway.cli.check import all_findings, errors_of, summary
 from gateway.cli.output import CommandFailed
 from gateway.cli.site import SiteArgument, StateOption, need_folder, state_of
@@ -20,7 +21,7 @@ def run(site: SiteArgument, state: StateOption = None) -> None:
     from gateway import supervisor
 
     findings = all_findings(need_folder(site))
-    for finding in findings:
+    for finding in folded(findings):
         print(f"{finding.severity}: {finding}", file=sys.stderr)
     if errors_of(findings):
         # A gateway that fails half-way would have taken the broker's session from one that runs.

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from config.findings import nearest
 from gateway.cli.output import CommandFailed, console, counted, print_json
 from gateway.cli.site import JsonOption, need_folder
 
@@ -34,7 +35,8 @@ def templates(name: NameArgument = None, site: SiteOption = None, json: JsonOpti
     elif name in files:
         _show(name, _content(files[name]), json)
     else:
-        raise CommandFailed(f'there is no template "{name}"; `gatepost templates` lists them')
+        hint = nearest(name, files)
+        raise CommandFailed(f'there is no template "{name}". {hint} `gatepost templates` lists all')
 
 
 def _content(path: Path) -> dict[str, Any]:
@@ -92,10 +94,14 @@ def _channel(keys: dict[str, Any]) -> str:
     parts = [place.strip(), keys.get("DataType", "float32"), keys.get("ReadWrite", "R")]
     if keys.get("Units"):
         parts.append(keys["Units"])
+    if keys.get("Scalar", 1) != 1:
+        parts.append(f"x {keys['Scalar']:g}")
     if keys.get("Minimum") is not None:
         parts.append(f"{keys['Minimum']:g} to {keys.get('Maximum', 0):g}")
     if keys.get("Active") is False:
         parts.append("off until the site switches it on")
+    if keys.get("Tags"):
+        parts.append(f"tags {' '.join(keys['Tags'])}")
     if keys.get("Description"):
         parts.append(keys["Description"])
     return ", ".join(parts)

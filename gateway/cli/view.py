@@ -8,19 +8,27 @@ from typing import Any, Final
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from gateway.cli.alarm_view import overview_line
 from gateway.cli.output import number, one_line, printable, table
+from gateway.cli.times import duration_text
 
 BAD: Final = "bold red"
 WAITING_SHOWN_MAX: Final = 5
 LATCHED_LEGEND: Final = (
-    "latched: stays until it is reset once its cause is gone, `gatepost write SITE Gateway.Reset 1`"
+    "latched: stays until it is reset once its cause is gone, `gatepost reset SITE`"
 )
 
 
 def status_view(status: Mapping[str, Any], hint: str = "") -> RenderableType:
     """The answer to a status request as one block: site, devices, scan, link, active rules."""
     parts = (_head(status), Text(), devices_view(status), Text(), _scan(status))
-    return Group(*parts, *([Text(hint, style=BAD)] if hint else []), Text(), *_rules(status))
+    return Group(
+        *parts,
+        *([Text(hint, style=BAD)] if hint else []),
+        Text(),
+        *_rules(status),
+        *bypasses_view(status),
+    )
 
 
 def small_view(status: Mapping[str, Any], lines: int) -> list[RenderableType]:
@@ -152,14 +160,29 @@ def _small_link(status: Mapping[str, Any]) -> Text:
     return text
 
 
+def bypasses_view(status: Mapping[str, Any]) -> list[RenderableType]:
+    """What is bypassed now, with the time left; nothing where nothing is."""
+    found = status.get("bypasses") or ()
+    if not found:
+        return []
+    shown = table("BYPASSED", "LEFT", "CAUSE", "WHY", "BY")
+    for entry in found:
+        left = duration_text(round(entry["left_s"] * 1e9))
+        cause = Text("holds", style=BAD) if entry["held_back"] else "-"
+        shown.add_row(entry["name"], left, cause, entry["comment"], entry["source"])
+    return [Text(), shown]
+
+
 def _rules(status: Mapping[str, Any]) -> list[RenderableType]:
+    alarms = [overview_line(status["alarms"])] if status.get("alarms") else []
     if not status["rules"]:
-        return [Text("no rule is active")]
-    shown = table("RULE", "KIND", "LEVEL", "LATCHED")
+        return [Text("no rule is active"), *alarms]
+    shown = table("RULE", "KIND", "LEVEL", "LATCHED", "ALARM IS")
     for rule in status["rules"]:
         style = BAD if rule["kind"] == "trip" else ""
         latched = "latched" if rule["latched"] else ""
-        shown.add_row(Text(rule["name"], style=style), rule["kind"], rule["level"], latched)
+        name, state = Text(rule["name"], style=style), rule.get("alarm", "")
+        shown.add_row(name, rule["kind"], rule["level"], latched, state)
     if not any(rule["latched"] for rule in status["rules"]):
-        return [shown]
-    return [shown, Text(LATCHED_LEGEND, style="dim")]
+        return [shown, *alarms]
+    return [shown, Text(LATCHED_LEGEND, style="dim"), *alarms]

@@ -9,7 +9,10 @@ from __future__ import annotations
 import random
 import time
 import uuid
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
 
 # Wall time before this instant can't be true: the machine has no battery-backed clock and no
 # time server has answered yet. 2025-01-01T00:00:00Z, before the first release of Gatepost.
@@ -80,3 +83,10 @@ class ManualClock:
     def new_id(self) -> str:
         """An identity drawn from the seed."""
         return f"{self._random.getrandbits(128):032x}"
+
+
+def seeded(seed: int) -> Generator:
+    """A source of chance that gives the same for the same seed, 0 or more; for searches."""
+    import numpy as np
+
+    return np.random.default_rng(seed)

@@ -27,9 +27,10 @@ assert RECORD.itemsize == 32
 
 # Kinds of events; one table for the stream, the historian and the docs.
 EVENT_KINDS: Final[Mapping[str, str]] = {
-    "alarm": "an alarm rule changed its level",
-    "trip": "a trip or interlock rule became active, or was released",
-    "state": "a system state changed",
+    "alarm": "an alarm came, went, was acknowledged, shelved, suppressed or taken out of service",
+    "trip": "a trip, interlock or permissive became active, or was released",
+    "state": "a system state changed, or a control state was entered",
+    "bypass": "a bypass of a cause began or ended, or its cause came or went meanwhile",
     "receipt": "a step in the life of a command or of a protective write",
     "device": "a device was lost or came back",
     "gateway": "the gateway itself: start, stop, overrun, store or link trouble",
@@ -117,6 +118,10 @@ class Command:
     expires_ns  wall time (UTC) after which the command must not be executed; 0 = never
     release     true: give the point back (end the setpoint of this origin); value is ignored
     source      free text for the audit: user, client address
+    action      what to do with the point: ``write`` its value, or with a rule's point one of
+                ``acknowledge``, ``shelve``, ``unshelve``, ``out-of-service``, ``in-service``,
+                ``bypass``, ``end-bypass``; `lease_ns` is then how long a shelving or bypass lasts
+    comment     why, for the audit
     """
 
     id: str
@@ -127,6 +132,8 @@ class Command:
     expires_ns: int = 0
     release: bool = False
     source: str = ""
+    action: str = "write"
+    comment: str = ""
 
 
 @dataclass(frozen=True, slots=True)

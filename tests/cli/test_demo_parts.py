@@ -180,8 +180,9 @@ def test_an_output_that_held_the_value_already_is_timed_by_its_read_back() -> No
     assert entry["reaction_ms"] == 30.0
 
 
-def test_start_up_stop_fallback_and_commands_are_no_trips() -> None:
-    others = [receipt("verified", cause=cause) for cause in ("start-up", "stop", "fallback")]
+def test_start_up_stop_fallback_states_and_commands_are_no_trips() -> None:
+    causes = ("start-up", "stop", "fallback", "Operation: Hot_Standby")
+    others = [receipt("verified", cause=cause) for cause in causes]
     assert trips_of([*others, {"tag": "X.Y", "step": "verified", "command": "1"}]) == []
 
 

@@ -175,7 +175,7 @@ def test_a_devices_name_stands_for_its_points(
     assert [row["tag"] for row in rows] == [tag for tag in POINTS if tag.startswith("Stack.")]
     done = gatepost("read", LAB, "Stack", "Sta", "Stack.No", "--state", tmp_path)
     assert (done.status, done.out) == (2, "")
-    assert done.err == "gatepost: no such point or device: Sta, Stack.No\n"
+    assert done.err == ('gatepost: no such point or device: Sta, Stack.No. Did you mean "Stack"?\n')
 
 
 def test_an_unknown_point_is_named(

@@ -128,7 +128,7 @@ def test_what_keeps_it_from_starting_is_said_in_a_line(
     (tmp_path / "bad.db").write_bytes(b"garbage" * 1000)
     for arguments, word in (
         (["--broker", "mqtt://x", "--historian", str(tmp_path / "bad.db")], "bad.db"),
-        (["--broker", "nonsense", "--historian", str(tmp_path / "h.db")], "mqtt://"),
+        (["--broker", "nonsense", "--historian", str(tmp_path / "h.db")], "mqtts://"),
     ):
         assert main(arguments) == 2
         said = capsys.readouterr().err

@@ -26,7 +26,9 @@ SECOND = {
 
 # Mistakes that can't be made without the second one.
 PAIRED = {("fallback-missing", "safe-value-missing"), ("period-limit", "scan-class-fast"),
-          ("broker-user-missing", "password-file-missing")}  # fmt: skip
+          ("broker-user-missing", "password-file-missing"),
+          ("certificate-missing", "password-file-missing"),
+          ("broker-url", "broker-unencrypted")}  # fmt: skip
 
 # rule, severity, key of the finding, changes (file, key, value)
 CASES: list[tuple[str, str, str, list[tuple[str, str, Any]]]] = [
@@ -43,6 +45,7 @@ CASES: list[tuple[str, str, str, list[tuple[str, str, Any]]]] = [
      [(METER, f"{LIMIT}.SafeValue", None), (METER, f"{LIMIT}.Lease", 60)]),
     ("output-key-unused", "error", f"{POWER}.SafeValue", [(METER, f"{POWER}.SafeValue", 0)]),
     ("output-key-unused", "error", f"{POWER}.Lease", [(METER, f"{POWER}.Lease", 9)]),
+    ("output-key-unused", "error", f"{POWER}.RampRate", [(METER, f"{POWER}.RampRate", 9)]),
     ("read-back-unknown", "error", f"{RELAY}.ReadBack", [(METER, f"{RELAY}.ReadBack", "Nothing")]),
     ("read-back-unknown", "error", f"{RELAY}.ReadBack", [(METER, f"{RELAY}.ReadBack", "Relay")]),
     ("read-back-unknown", "error", f"{RELAY}.ReadBack",
@@ -66,29 +69,52 @@ CASES: list[tuple[str, str, str, list[tuple[str, str, Any]]]] = [
      [(CONFIG, "DataSampling.Fast.Rate", 5), (CONFIG, "Scan.Period", 10)]),
     ("scan-class-fast", "warning", "DataSampling.Fast.Rate",
      [(CONFIG, "DataSampling.Fast.Rate", 99)]),
+    *(("watchdog-invalid", "error", f"Watchdog.{key}", [(CONFIG, "Watchdog", entry)])
+      for key, entry in (
+          ("Outputs[0]", {"Outputs": ["Meter.Rely"]}),
+          ("Outputs[0]", {"Outputs": ["Meter.Power"]}),
+          ("Outputs[1]", {"Outputs": ["Meter.Relay", "Meter.Limit"]}),
+          ("Outputs[1]", {"Outputs": ["Meter.Relay", "Meter.Relay"]}),
+          ("Device", {"Device": "watchdog"}),
+          ("Device", {"Device": "/dev/../etc/passwd"}),
+          ("Device", {"Device": "/dev/.."}),
+          ("Outputs", {}),
+      )),
     ("scan-class-shadowed", "warning", "DataSampling.Slow.FilterKey",
      [(CONFIG, "DataSampling.Slow.FilterKey", "Fast"), (METER, f"{POWER}.Tags", ["Fast"])]),
-    ("broker-url", "error", "Broker.URL", [("link.json", "Broker.URL", "mqtts://broker:8883")]),
+    ("broker-url", "error", "Broker.URL", [("link.json", "Broker.URL", "mqttx://broker:8883")]),
     ("broker-url", "error", "Broker.URL", [("link.json", "Broker.URL", "broker")]),
     ("broker-url", "error", "Broker.URL", [("link.json", "Broker.URL", "mqtt://broker:99999")]),
     ("broker-url", "error", "Broker.URL", [("link.json", "Broker.URL", "mqtt://[::1")]),
     ("broker-url", "error", "Broker.URL", [("link.json", "Broker.URL", "mqtt://host/topic")]),
     ("broker-url", "error", "Broker.URL", [("link.json", "Broker.URL", "")]),
+    ("broker-unencrypted", "warning", "Broker.URL",
+     [("link.json", "Broker.URL", "mqtt://broker")]),
+    ("broker-unencrypted", "warning", "Broker.URL",
+     [("link.json", "Broker.URL", "mqtt://192.0.2.1")]),
+    ("tls-off", "error", "Broker.AuthorityFile",
+     [("link.json", "Broker.AuthorityFile", "/etc/gatepost/ca.pem")]),
+    ("certificate-missing", "error", "Broker.KeyFile",
+     [("link.json", "Broker.URL", "mqtts://broker"),
+      ("link.json", "Broker.CertificateFile", "/etc/gatepost/edge.pem")]),
+    ("certificate-missing", "error", "Broker.CertificateFile",
+     [("link.json", "Broker.URL", "mqtts://broker"),
+      ("link.json", "Broker.KeyFile", "/dev/null")]),
     ("broker-user-missing", "error", "Broker.PasswordFile",
      [("link.json", "Broker.PasswordFile", "/etc/gatepost/password")]),
     ("password-file-missing", "warning", "Broker.PasswordFile",
-     [("link.json", "Broker.URL", "mqtt://edge@broker"),
+     [("link.json", "Broker.URL", "mqtts://edge@broker"),
       ("link.json", "Broker.PasswordFile", "/nowhere/gatepost/password")]),
     ("password-file-missing", "warning", "Broker.PasswordFile",
-     [("link.json", "Broker.URL", "mqtt://edge@broker"),
+     [("link.json", "Broker.URL", "mqtts://edge@broker"),
       ("link.json", "Broker.PasswordFile", "/etc")]),
     ("opcua-endpoint", "error", "OpcUa.Endpoint",
      [("link.json", "OpcUa.Endpoint", "http://0.0.0.0:4840")]),
     ("opcua-endpoint", "error", "OpcUa.Endpoint", [("link.json", "OpcUa.Endpoint", "opc.tcp://")]),
     ("secret-inside", "error", "Broker.URL",
-     [("link.json", "Broker.URL", "mqtt://edge:secret@broker:1883")]),
+     [("link.json", "Broker.URL", "mqtts://edge:secret@broker:1883")]),
     ("secret-inside", "error", "Broker.PasswordFile",
-     [("link.json", "Broker.URL", "mqtt://edge@broker"),
+     [("link.json", "Broker.URL", "mqtts://edge@broker"),
       ("link.json", "Broker.PasswordFile", "password")]),
 ]  # fmt: skip
 
@@ -121,7 +147,7 @@ def test_a_right_site_has_no_findings(tmp_path: Path) -> None:
 def test_a_password_file_in_the_site_folder_is_found_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "alias").symlink_to(tmp_path / "site")
     files = mini_files()
-    change(files, "link.json", "Broker.URL", "mqtt://edge@broker")
+    change(files, "link.json", "Broker.URL", "mqtts://edge@broker")
     change(files, "link.json", "Broker.PasswordFile", str(tmp_path / "alias" / "password"))
     site, _ = load_site(write_site(tmp_path / "site", files))
     assert site is not None
@@ -130,7 +156,7 @@ def test_a_password_file_in_the_site_folder_is_found_through_a_link(tmp_path: Pa
 
 def test_a_password_file_elsewhere_is_right(tmp_path: Path) -> None:
     files = mini_files()
-    change(files, "link.json", "Broker.URL", "mqtt://edge@broker")
+    change(files, "link.json", "Broker.URL", "mqtts://edge@broker")
     change(files, "link.json", "Broker.PasswordFile", str(tmp_path / "password"))
     (tmp_path / "password").write_text("secret")
     site, _ = load_site(write_site(tmp_path / "site", files))
@@ -138,12 +164,12 @@ def test_a_password_file_elsewhere_is_right(tmp_path: Path) -> None:
     assert check_site(site) == []
 
 
-def test_an_address_with_tls_is_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_an_address_with_tls_is_right(tmp_path: Path) -> None:
     files = mini_files()
-    change(files, "link.json", "Broker.URL", "mqtts://broker:8883")
+    change(files, "link.json", "Broker.URL", "mqtts://broker")
     site, _ = load_site(write_site(tmp_path, files))
     assert site is not None
-    assert "TLS is not spoken yet" in check_site(site)[0].message
+    assert check_site(site) == []
 
 
 def test_the_password_of_a_wrong_url_is_not_printed(tmp_path: Path) -> None:

@@ -61,11 +61,23 @@ class Lab:
         return {info.name for i, info in infos if info.kind == kind and self.engine.active[i]}
 
     def demanded(self) -> dict[str, float]:
+        """What trips and interlocks demand; what a control state holds is no protection."""
+        engine = self.engine
+        demands = zip(self.program.outputs, engine.demand, engine.cause, strict=True)
         return {
             self.site.points[index - 1].tag: float(value)
-            for index, value in zip(self.program.outputs, self.engine.demand, strict=True)
-            if not np.isnan(value)
+            for index, value, cause in demands
+            if not np.isnan(value) and cause > layout.CAUSE_MACHINE_FROM
         }
+
+    def ask(self, state: str) -> str:
+        """Ask for a state of the machine as operator, and scan; why it was refused, or nothing."""
+        position = self.program.machine_info[0].states.index(state)
+        reason = self.engine.refusal(0, position, "operator")
+        if not reason:
+            self.engine.request(0, position, "operator")
+            self.run(0.05)
+        return reason
 
     def state(self, name: str) -> str:
         row = [info.name for info in self.program.info].index(name)
@@ -167,3 +179,36 @@ def test_it_starts_safe_until_every_protective_input_was_seen() -> None:
     assert not lab.engine.startup
     assert lab.active("trip") == set(), "the start leaves no latch behind"
     assert lab.demanded() == {}
+
+
+def test_operation_follows_heat_trips_and_the_operator(lab: Lab) -> None:
+    lab.set(**{"Stack.Cell_Temperature": 25.0})
+    assert lab.engine.mode(0) == "Off"
+    assert lab.ask("Running")
+    lab.set(**{"Stack.Cell_Temperature": 800.0})
+    lab.run(1.1)
+    assert lab.engine.mode(0) == "Hot_Standby"
+    lab.set(**{"Gas.Steam_Flow": 2.0, "PSU.Current": 0.0})
+    lab.run(0.1)
+    assert lab.ask("Running")
+    lab.set(**{"Gas.Steam_Flow": 20.0})
+    lab.run(0.1)
+    assert lab.ask("Running") == ""
+    assert lab.engine.mode(0) == "Running"
+    lab.set(**{"PSU.Current": 30.0})
+    assert lab.ask("Controlled_Shutdown") == ""
+    lab.run(5)
+    assert lab.engine.mode(0) == "Controlled_Shutdown"
+    lab.set(**{"PSU.Current": 0.2})
+    lab.run(0.1)
+    assert lab.engine.mode(0) == "Hot_Standby"
+    lab.set(**{"Stack.Gas_Leak": 1.0})
+    lab.run(1)
+    assert lab.engine.mode(0) == "Emergency_Shutdown"
+    assert lab.ask("Off")
+    lab.set(**{"Stack.Gas_Leak": 0.0})
+    lab.run(0.5)
+    lab.run(0.05, reset=True)
+    lab.run(0.1)
+    assert lab.ask("Off") == ""
+    assert lab.engine.mode(0) == "Off"

@@ -12,12 +12,13 @@ import pytest
 
 from config.load import require_site
 from config.model import EquipmentTags
+from config.site import Site
 from drivers.registry import (
     PROTOCOLS,
     SEED_NAMES,
+    check_demands,
     check_instrument,
     check_instruments,
-    check_methods,
     protocol_of,
 )
 from tests.drivers.instruments import REPOSITORY, instrument, modbus
@@ -150,6 +151,51 @@ WRITABLE = {
 }
 
 
+def writing_site(folder: Path, controls: dict[str, Any]) -> Site:
+    """A site with these channels and this file of controls."""
+    keys = {"ReadWrite": "RW", "Tags": ["Fast"]}
+    tags = {"EquipmentName": "Opto", "Communication": "ModbusTcp", "Connection": {"IP": "::1"}}
+    opto = {"EquipmentTags": tags, "Channels": {n: {**w, **keys} for n, w in WRITABLE.items()}}
+    folder = write_site(folder, opto)
+    root = json.loads((folder / "T-Config.json").read_text())
+    root["SystemTags"]["Personality"] = "P.json"
+    (folder / "T-Config.json").write_text(json.dumps(root))
+    (folder / "P.json").write_text(json.dumps({"Components": {"ControlStates": "C.json"}}))
+    (folder / "C.json").write_text(json.dumps(controls))
+    return require_site(folder)
+
+
+def test_values_of_controls_states_and_functions_are_checked_too(tmp_path: Path) -> None:
+    valve = {"Opto.Valve": 5}
+    ramp = {"Segments": [{"To": 300}, {"To": 400}]}
+    limit = {"Role": "Maximum", "Value": "5", "Output": "Opto.Setpoint"}
+    site = writing_site(
+        tmp_path,
+        {
+            "Automatic_Controls": {"C": {"When": "Gateway.E_Stop", "Effects": valve}},
+            "Control_States": {
+                "M": {
+                    "Initial": "A",
+                    "States": {"A": {"Hold": valve, "Ramps": {"Opto.Setpoint": ramp}},
+                               "B": {"Set": valve}},
+                }
+            },
+            "Grid_Functions": {
+                "F": {**limit, "BadValue": 400},
+                "G": {**limit, "BadValue": 300},
+                "H": {**limit, "BadValue": 400, "Role": "Offset"},
+            },
+        },
+    )  # fmt: skip
+    assert [f.key for f in check_demands(site) if f.rule == "value-not-settable"] == [
+        "Automatic_Controls.C.Effects.Opto.Valve",
+        "Control_States.M.States.A.Hold.Opto.Valve",
+        "Control_States.M.States.A.Ramps.Opto.Setpoint.Segments[1].To",
+        "Control_States.M.States.B.Set.Opto.Valve",
+        "Grid_Functions.F.BadValue",
+    ]
+
+
 @pytest.mark.parametrize(
     ("channel", "wanted", "message"),
     [
@@ -167,26 +213,17 @@ WRITABLE = {
 def test_a_value_that_a_trip_could_never_write_is_found_before_the_start(
     tmp_path: Path, channel: str, wanted: float | str, message: str
 ) -> None:
-    keys = {"ReadWrite": "RW", "Tags": ["Fast"]}
-    tags = {"EquipmentName": "Opto", "Communication": "ModbusTcp", "Connection": {"IP": "::1"}}
-    opto = {"EquipmentTags": tags, "Channels": {n: {**w, **keys} for n, w in WRITABLE.items()}}
     step = {"Topic": "Relay/Request/Opto", "Payload": {"Channels": {channel: wanted}}}
     other = {"Topic": "Relay/Request/Gone", "Payload": {"Channels": {channel: wanted}}}
-    folder = write_site(tmp_path, opto)
-    root = json.loads((folder / "T-Config.json").read_text())
-    root["SystemTags"]["Personality"] = "P.json"
-    (folder / "T-Config.json").write_text(json.dumps(root))
-    (folder / "P.json").write_text(json.dumps({"Components": {"ControlStates": "C.json"}}))
-    (folder / "C.json").write_text(json.dumps({"Control_Methods": {"Stop": [other, step]}}))
-    site = require_site(folder)
-    assert check_instruments(site) == check_methods(site)
-    found = [(f.file, f.key, f.rule, f.severity) for f in check_methods(site)]
+    site = writing_site(tmp_path, {"Control_Methods": {"Stop": [other, step]}})
+    assert check_instruments(site) == check_demands(site)
+    found = [(f.file, f.key, f.rule, f.severity) for f in check_demands(site)]
     if not message:
         assert found == []
         return
     key = f"Control_Methods.Stop[1].Payload.Channels.{channel}"
     assert found == [("C.json", key, "value-not-settable", "error")]
-    assert message in check_methods(site)[0].message
+    assert message in check_demands(site)[0].message
 
 
 # ---------------------------------------------------------------- keys without effect

@@ -10,9 +10,10 @@ import pytest
 
 from config import status
 from config.points import PointDef
-from gateway.commands import REDRIVE_NS, VERIFY_NS, Commands, Demand, Write
+from gateway.commands import Commands, Write
 from gateway.core.records import Command
 from gateway.core.table import PointTable
+from gateway.outputs import REDRIVE_NS, VERIFY_NS, Demand, Proposal, Wish
 from tests.gateway.points import land, output, point
 
 SECOND_NS = 1_000_000_000
@@ -29,6 +30,8 @@ class Bench:
         self.now_ns = SECOND_NS
         self.ids = 0
         self.demands: dict[int, Demand] = {}
+        self.proposals: dict[int, Proposal] = {}
+        self._told: dict[int, Wish] = {}
 
     def send(self, value: float, tag: str = "Dev.Out", **more: Any) -> bool:
         self.ids += 1
@@ -36,7 +39,18 @@ class Bench:
         return self.commands.submit(command, self.now_ns, self.now_ns)
 
     def scan(self) -> list[Write]:
-        return self.commands.arbitrate(self.demands, self.table.rows, self.now_ns)
+        return self.commands.arbitrate(self._news(), self.table.rows, self.now_ns)
+
+    def _news(self) -> dict[int, Wish]:
+        """What protection and logic want, where that changed since the last scan."""
+        now = {
+            p.index: Wish(self.demands.get(p.index), self.proposals.get(p.index, Proposal()))
+            for p in self.points
+            if p.is_output
+        }
+        news = {index: wish for index, wish in now.items() if wish != self._told.get(index)}
+        self._told = now
+        return news
 
     def cycle(self, ns: int = SECOND_NS // 10) -> list[Write]:
         """A scan whose writes the device takes and shows in its read-back."""
@@ -132,9 +146,9 @@ def test_rank_is_trip_then_interlock_then_operator_then_remote_then_schedule() -
     assert bench.values() == [2.0]
     bench.send(1.0, origin="operator")
     assert bench.values() == [1.0]
-    bench.demands = {1: Demand(7.0, "Interlock", trip=False, source_ns=0)}
+    bench.demands = {1: Demand(7.0, "Interlock", "interlock")}
     assert bench.values() == [7.0]
-    bench.demands = {1: Demand(0.0, "Trip", trip=True, source_ns=0)}
+    bench.demands = {1: Demand(0.0, "Trip")}
     assert bench.values() == [0.0]
 
 
@@ -142,13 +156,13 @@ def test_an_interlock_holds_setpoints_down_and_a_trip_ends_them() -> None:
     bench = Bench(output(fallback=5.0))
     bench.send(40.0)
     bench.cycle()
-    bench.demands = {1: Demand(7.0, "Interlock", trip=False, source_ns=0)}
+    bench.demands = {1: Demand(7.0, "Interlock", "interlock")}
     assert bench.values() == [7.0]
     assert not bench.send(50.0)
     assert "interlock Interlock" in bench.last_reason()
     bench.demands = {}
     assert bench.values() == [40.0]
-    bench.demands = {1: Demand(0.0, "Fire", trip=True, source_ns=0)}
+    bench.demands = {1: Demand(0.0, "Fire")}
     assert bench.values() == [0.0]
     assert "released" in bench.steps(command="c1")
     bench.demands = {}
@@ -178,7 +192,7 @@ def test_a_trip_is_verified_even_where_the_output_was_there_already() -> None:
     bench = Bench()
     bench.cycle()
     bench.cycle()
-    bench.demands = {1: Demand(0.0, "Fire", trip=True, source_ns=bench.now_ns)}
+    bench.demands = {1: Demand(0.0, "Fire", source_ns=bench.now_ns)}
     bench.cycle()
     assert bench.steps(cause="Fire") == ["verified"]
 
@@ -187,7 +201,7 @@ def test_the_receipt_of_a_trip_states_the_reaction_time() -> None:
     bench = Bench()
     bench.send(10.0)
     bench.cycle()
-    bench.demands = {1: Demand(0.0, "Fire", trip=True, source_ns=bench.now_ns - 5_000_000)}
+    bench.demands = {1: Demand(0.0, "Fire", source_ns=bench.now_ns - 5_000_000)}
     bench.cycle()
     driven = [r for r in bench.receipts if r.get("cause") == "Fire" and r["step"] == "driven"]
     assert driven[0]["reaction_ms"] == 5.0
@@ -288,7 +302,7 @@ def test_a_trip_does_not_wait_for_a_write_of_something_else_that_is_under_way() 
     bench.cycle()
     bench.send(50.0)
     assert [w.value for w in bench.scan()] == [50.0]  # the device is slow: not written yet
-    bench.demands = {1: Demand(0.0, "Fire", trip=True, source_ns=0)}
+    bench.demands = {1: Demand(0.0, "Fire")}
     assert [(w.value, w.urgent) for w in bench.scan()] == [(0.0, True)]
     bench.commands.written(1, 50.0, bench.now_ns)  # the older one came through first
     assert bench.scan() == []
@@ -304,7 +318,7 @@ def test_a_wish_that_changes_back_while_its_opposite_is_under_way_is_written_aga
     bench.send(50.0)
     bench.cycle()
     bench.cycle()
-    bench.demands = {1: Demand(0.0, "Interlock", trip=False, source_ns=0)}
+    bench.demands = {1: Demand(0.0, "Interlock", "interlock")}
     assert [w.value for w in bench.scan()] == [0.0]
     bench.demands = {}
     assert [w.value for w in bench.scan()] == [50.0]
@@ -315,7 +329,7 @@ def test_an_older_write_that_fails_leaves_the_newer_one_under_way() -> None:
     bench.cycle()
     bench.send(50.0)
     bench.scan()
-    bench.demands = {1: Demand(0.0, "Fire", trip=True, source_ns=0)}
+    bench.demands = {1: Demand(0.0, "Fire")}
     bench.scan()
     bench.commands.write_failed(1, 50.0, "no answer")
     assert bench.scan() == []
@@ -329,7 +343,7 @@ def test_a_trip_is_written_at_once_although_the_read_back_of_before_differs() ->
     bench.send(50.0)
     bench.cycle()
     land(bench.table, 1, 30.0, bench.now_ns)  # on its way, or turned by hand
-    bench.demands = {1: Demand(0.0, "Fire", trip=True, source_ns=0)}
+    bench.demands = {1: Demand(0.0, "Fire")}
     assert [w.value for w in bench.scan()] == [0.0]
 
 
@@ -338,7 +352,7 @@ def test_a_failed_write_does_not_hold_up_a_trip_to_the_same_value() -> None:
     for write in bench.scan():
         bench.commands.write_failed(1, write.value, "no answer")
     assert bench.scan() == []
-    bench.demands = {1: Demand(0.0, "Fire", trip=True, source_ns=0)}
+    bench.demands = {1: Demand(0.0, "Fire")}
     assert [w.value for w in bench.scan()] == [0.0]
 
 

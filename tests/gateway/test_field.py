@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from gateway.core.paths import StatePaths
 from gateway.field import prepare
 from gateway.local import LocalClient
 from tests.gateway.running import Running
-from tests.gateway.sites import Rig, eventually
+from tests.gateway.sites import CONFIG, Rig, eventually
 
 
 @pytest.fixture
@@ -149,6 +150,35 @@ async def test_a_latched_trip_survives_a_crash_of_the_process(rig: Rig) -> None:
     await second.end()
 
 
+async def test_an_emergency_stop_holds_over_a_crash_until_it_is_taken_back(rig: Rig) -> None:
+    first = Running(rig)
+    await first.ready()
+    first.send("Gateway.E_Stop", 1)
+    await eventually(lambda: retain.load(StatePaths(rig.state).retain).stop)
+    await first.crash()
+    second = Running(rig)
+    await second.ready()
+    second.send("Gateway.Reset", 1)
+    assert second.value("Gateway.E_Stop") == 1 and not second.send("Rig.Valve", 1)
+    second.send("Gateway.E_Stop", 0)
+    await eventually(lambda: not retain.load(StatePaths(rig.state).retain).stop)
+    second.send("Gateway.Reset", 1)
+    await eventually(lambda: second.value("Controls.E_Stop") == 0)
+    await second.end()
+    assert not retain.load(StatePaths(rig.state).retain).stop
+
+
+async def test_an_emergency_stop_does_not_wait_for_the_grid(rig: Rig) -> None:
+    slow = {"FilterKey": "Fast", "Rate": 60, "Unit": "S"}
+    config = CONFIG | {"Scan": {"Period": 60, "Unit": "S"}, "DataSampling": {"Fast": slow}}
+    (rig.folder / "Small-Config.json").write_text(json.dumps(config), encoding="utf-8")
+    running = Running(rig)
+    await running.ready()
+    running.send("Gateway.E_Stop", 1)
+    await eventually(lambda: running.value("Controls.E_Stop") == 1)
+    await running.end()
+
+
 async def test_a_damaged_retain_file_brings_every_latching_rule_up_latched(rig: Rig) -> None:
     paths = StatePaths(rig.state)
     paths.make()
@@ -198,9 +228,9 @@ async def test_a_disk_that_hangs_stops_neither_scan_nor_trip(
     monkeypatch.setattr(retain, "save", hangs)
     running.send("Gateway.E_Stop", 1)
     await eventually(lambda: bool(running.events("alarm", name="Alarms/E_Stop")))
-    count = running.field.scan.statistics.count
+    count = running.field.statistics.count
     try:
-        await eventually(lambda: running.field.scan.statistics.count > count + 10, 5)
+        await eventually(lambda: running.field.statistics.count > count + 10, 5)
     finally:
         released.set()
 

@@ -21,7 +21,7 @@ from gateway.core.clock import SystemClock
 from gateway.core.records import Birth, Command, unpack_batch
 from gateway.core.table import PointTable
 from gateway.journal import Journal
-from gateway.local import REQUEST_BYTES_MAX, LocalClient, LocalError, send, send_packed
+from gateway.local import REQUEST_BYTES_MAX, LocalClient, LocalError, packed_map, send, send_parts
 from gateway.local_server import LINK_SILENT_S, LocalServer
 from tests.gateway.points import land, output, point
 from tests.gateway.sites import eventually
@@ -54,7 +54,7 @@ class World:
             self.table,
             self.journal,
             self.commands,
-            lambda: {"site": "site"},
+            lambda scans: {"site": "site"},
             self.clock,
         )
         self.step = 0
@@ -233,6 +233,9 @@ async def test_a_commands_receipts_come_until_it_is_verified(world: World) -> No
         b"\x00",
         framed({"type": "read", "tags": 5}),
         framed({"type": "read", "tags": [[]]}),
+        framed({"type": "status", "scans": -1}),
+        framed({"type": "status", "scans": "all"}),
+        framed({"type": "status", "scans": 1.5}),
         framed({"type": "hello", "cursor": 5}),
         framed({"type": "hello", "cursor": ["a", "b"]}),
         framed({"type": "hello", "cursor": [5, -1]}),
@@ -268,12 +271,29 @@ async def test_a_command_of_the_wrong_form_is_an_error_not_a_crash(world: World)
         whole | {"value": "hot"},
         whole | {"lease_ns": math.inf},
         whole | {"source": "x" * 10_000},
+        whole | {"action": "x" * 10_000},
+        whole | {"comment": "x" * 10_000},
+        whole | {"action": 5},
+        whole | {"action": None},
+        whole | {"comment": ["why"]},
+        whole | {"comment": {}},
     ):
         client = LocalClient(world.path)
         await client.connect()
         with pytest.raises(LocalError, match="not a command"):
             await anext(client.command(bad))
         await client.close()
+
+
+async def test_an_action_that_nobody_knows_is_refused(world: World) -> None:
+    client = LocalClient(world.path)
+    await client.connect()
+    command = asdict(Command("id-1", "Dev.Out", 1.0, action="dance", comment="why not"))
+    receipts = [r async for r in client.command(command)]
+    assert [(r["step"], r["reason"]) for r in receipts] == [
+        ("refused", "Dev.Out knows no action 'dance'")
+    ]
+    await client.close()
 
 
 async def test_nobody_listening_is_said_clearly(tmp_path: Path) -> None:
@@ -358,7 +378,8 @@ async def test_a_message_of_packed_values_is_that_of_the_values(tmp_path: Path) 
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await send(writer, message)
-        await send_packed(writer, {name: msgpack.packb(value) for name, value in message.items()})
+        parts = {name: [msgpack.packb(value)] for name, value in message.items()}
+        await send_parts(writer, packed_map(parts))
         writer.close()
 
     server = await asyncio.start_unix_server(serve, str(path))

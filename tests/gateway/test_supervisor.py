@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -50,6 +51,18 @@ open(sys.argv[1], "a").write(f"{sys.argv[2]} begin\\n")
 while True:
     time.sleep(60)
 """
+# Says twice that its scans are on time, and then no more.
+HEALTHY = GOOD.replace(
+    "sys.stdin.read()",
+    """
+os.write(1, b'.+')
+note(os.environ.get("NOTIFY_SOCKET", "told nothing"))
+while not os.path.exists(sys.argv[1] + ".more"):
+    time.sleep(0.01)
+os.write(1, b'+')
+sys.stdin.read()
+""",
+).replace("import os,", "import time, os,")
 # Gives two signs of life and then hangs, deaf to SIGTERM.
 FREEZING = HANGING.replace(
     "while True:", "print('.', flush=True)\nprint('.', flush=True)\nwhile True:"
@@ -410,3 +423,49 @@ async def test_a_process_that_never_gave_one_is_left_to_start_in_peace(
     await asyncio.sleep(0.5)
     assert bench.noted() == ["field begin"]
     assert not any("hangs" in line for line in bench.lines)
+
+
+async def test_the_service_manager_hears_from_the_supervisor_what_the_field_says(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = str(bench.log.parent / "notify")
+    monkeypatch.setenv("NOTIFY_SOCKET", address)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+        heard.bind(address)
+        heard.setblocking(False)
+        loop = asyncio.get_running_loop()
+        task = bench.start(bench.supervisor(bench.command("field", HEALTHY)))
+        async with asyncio.timeout(20):
+            assert await loop.sock_recv(heard, 100) == b"READY=1\nWATCHDOG=1"
+            Path(f"{bench.log}.more").touch()
+            assert await loop.sock_recv(heard, 100) == b"WATCHDOG=1"
+            bench.stop.set()
+            assert await loop.sock_recv(heard, 100) == b"STOPPING=1"
+            assert await task == 0
+    assert "field told nothing" in bench.noted()  # a child that spoke would not be believed
+
+
+async def test_signs_of_life_alone_are_not_passed_on(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = str(bench.log.parent / "notify")
+    monkeypatch.setenv("NOTIFY_SOCKET", address)
+    lives = GOOD.replace("sys.stdin.read()", "os.write(1, b'..')\nnote('lives')\nsys.stdin.read()")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+        heard.bind(address)
+        heard.setblocking(False)
+        task = bench.start(bench.supervisor(bench.command("field", lives)))
+        await until(lambda: "field lives" in bench.noted())
+        bench.stop.set()
+        assert await task == 0
+        assert heard.recv(100) == b"STOPPING=1"
+
+
+@pytest.mark.parametrize(("usec", "said"), [("500000", True), ("30000000", False), ("x", False)])
+async def test_a_service_manager_without_patience_is_said(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, usec: str, said: bool
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", usec)
+    bench.stop.set()
+    await bench.start(bench.supervisor(bench.command("field", GOOD)))
+    assert any("too short" in line for line in bench.lines) == said

@@ -22,18 +22,19 @@ from config.model import (
     SystemConfig,
     SystemStatesFile,
 )
-from config.points import POINT, PointDef, rule_channel, rule_tag
+from config.points import POINT, RULE_EQUIPMENT, PointDef, rule_channel, rule_tag
 from config.site import Instrument, Personality, ScanClass, Site
 from gateway import kernel_cache
 from safety import kernel, reference
 from safety.compile import compile_site
 from safety.engine import Engine
+from tests.safety.bounds import check_bounds
 
 MS = 1_000_000
 S = 1_000_000_000
 EVALUATORS: dict[str, Callable[..., int]] = {
     "kernel": kernel.evaluate,
-    "machine": kernel_cache.load(Path(tempfile.gettempdir())),  # what the field process runs
+    "native": kernel_cache.load(Path(tempfile.gettempdir())),  # what the field process runs
     "reference": reference.evaluate,
 }
 
@@ -44,6 +45,8 @@ def make_site(
     states: Mapping[str, Any] | None = None,
     controls: Mapping[str, Any] | None = None,
     methods: Mapping[str, Any] | None = None,
+    machines: Mapping[str, Any] | None = None,
+    functions: Mapping[str, Any] | None = None,
 ) -> Site:
     """A site of channels (tag -> keys of a channel) and rules, in the form of the site's files."""
     points: list[PointDef] = []
@@ -55,19 +58,15 @@ def make_site(
         points.append(point)
         parts = instruments.setdefault(equipment, ({}, {}))
         parts[0][name], parts[1][name] = channel, point
-    alarm_file = AlarmStatesFile(AlarmStates=dict(alarms or {}))
-    state_file = SystemStatesFile(SystemStates=dict(states or {}))
-    control_file = ControlStatesFile(
-        Automatic_Controls=dict(controls or {}), Control_Methods=dict(methods or {})
-    )
-    personality = Personality(
-        alarm_file.AlarmStates,
-        state_file.SystemStates,
-        control_file.Automatic_Controls,
-        control_file.Control_Methods,
-        "AlarmStates.json",
-        "SystemStates.json",
-        "ControlStates.json",
+    personality = _personality(
+        {"AlarmStates": dict(alarms or {})},
+        {"SystemStates": dict(states or {})},
+        {
+            "Automatic_Controls": dict(controls or {}),
+            "Control_Methods": dict(methods or {}),
+            "Control_States": dict(machines or {}),
+            "Grid_Functions": dict(functions or {}),
+        },
     )
     for channel_name in ("E_Stop", "Reset"):
         tag = f"Gateway.{channel_name}"
@@ -85,6 +84,7 @@ def make_site(
                 f"{name}.json",
                 EquipmentTags(EquipmentName=name, Communication="Virtual"),
                 *parts,
+                periods_ns={"Fast": S},
             )
             for name, parts in instruments.items()
         },
@@ -94,6 +94,24 @@ def make_site(
         scan_period_ns=100 * MS,
         points=tuple(points),
         hash="0" * 16,
+    )
+
+
+def _personality(
+    alarms: Mapping[str, Any], states: Mapping[str, Any], controls: Mapping[str, Any]
+) -> Personality:
+    """The contents of the three files."""
+    control_file = ControlStatesFile.model_validate(controls)
+    return Personality(
+        AlarmStatesFile.model_validate(alarms).AlarmStates,
+        SystemStatesFile.model_validate(states).SystemStates,
+        control_file.Automatic_Controls,
+        control_file.Control_Methods,
+        "AlarmStates.json",
+        "SystemStates.json",
+        "ControlStates.json",
+        {name: m for name, m in control_file.Control_States.items() if m.Active},
+        {name: f for name, f in control_file.Grid_Functions.items() if f.Active},
     )
 
 
@@ -120,26 +138,42 @@ def _device_point(index: int, tag: str, channel: Channel) -> PointDef:
         channel=name,
         kind="analog" if channel.Type == "Analog" else "discrete",
         source="device" if channel.Expression is None else "virtual",
+        units=channel.Units,
+        scan_class="Fast" if channel.Expression is None else "",
         readable="R" in channel.ReadWrite,
         writable="W" in channel.ReadWrite,
+        age_ns_max=round((channel.AgeLimit or 10.0) * S),
         value_min=number(channel.Minimum),
         value_max=number(channel.Maximum),
         safe_value=number(channel.SafeValue),
+        fallback=number(channel.SafeValue if channel.Fallback is None else channel.Fallback),
+        ramp_rate_per_s=number(channel.RampRate),
+        read_back=index if "R" in channel.ReadWrite and "W" in channel.ReadWrite else 0,
         states=tuple(channel.States),
     )
 
 
 def _add_rule_points(points: list[PointDef], personality: Personality) -> None:
-    kinds = (
-        ("alarm", "Alarms", personality.alarms),
-        ("state", "States", personality.states),
-        ("control", "Controls", personality.controls),
+    kinds: tuple[tuple[str, Iterable[str]], ...] = (
+        ("alarm", personality.alarms),
+        ("state", personality.states),
+        ("control", personality.controls),
+        ("machine", personality.machines),
+        ("function", personality.functions),
     )
-    for kind, equipment, rules in kinds:
+    for kind, rules in kinds:
         for name in rules:
-            tag = rule_tag(kind, name)
+            number = kind == "function"
             points.append(
-                PointDef(len(points) + 1, tag, equipment, rule_channel(name), "discrete", "rule")
+                PointDef(
+                    len(points) + 1,
+                    rule_tag(kind, name),
+                    RULE_EQUIPMENT[kind],
+                    rule_channel(name),
+                    "analog" if number else "discrete",
+                    "virtual" if number else "rule",
+                    writable=kind == "machine",
+                )
             )
 
 
@@ -154,6 +188,7 @@ class Plant:
     def __init__(self, site: Site, evaluate: Callable[..., int] = kernel.evaluate) -> None:
         program, findings = compile_site(site)
         assert program is not None, "\n".join(map(str, findings))
+        check_bounds(program)
         self.site = site
         self.program = program
         self.engine = Engine(program, evaluate)

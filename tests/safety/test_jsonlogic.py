@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from json_logic import jsonLogic
 
-from safety import jsonlogic
-from safety.terms import NESTING_MAX, RuleSyntaxError, show
+from safety import infix, jsonlogic
+from safety.terms import NESTING_MAX, TERMS_MAX, RuleSyntaxError, show
 from tests.safety.sites import Plant, make_site
 
 DATA = {"x": "$LiveData/A/x", "y": "$LiveData/A/y", "fire": "$AlarmState/Alarms/Fire"}
@@ -48,6 +48,7 @@ def conditions_over(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         st.builds(lambda op, a: {op: a}, equal, two),
         st.builds(lambda op, a: {op: a}, order, two),
         st.builds(lambda op, a: {op: a}, between, three),
+        st.builds(lambda a, choices: {"in": [a, choices]}, inner, st.lists(inner, max_size=3)),
     )
 
 
@@ -92,6 +93,17 @@ def test_good_values_give_what_the_library_gives(first: Any, second: Any, x: int
         ({"%": [{"var": "x"}, 2]}, "A.x % 2"),
         ({"abs": [{"-": [{"var": "x"}, {"var": "y"}]}]}, "abs(A.x - A.y)"),
         ({"==": [{"var": "$LiveData/B/z"}, True]}, "B.z == true"),
+        (
+            {"in": [{"var": "fire"}, ["High", "HH"]]},
+            "alarm('Alarms/Fire') == 'High' or alarm('Alarms/Fire') == 'HH'",
+        ),
+        ({"in": [{"var": "x"}, [1, {"var": "y"}]]}, "A.x == 1 or A.x == A.y"),
+        ({"in": [{"var": "x"}, [7]]}, "A.x == 7"),
+        ({"in": [{"var": "x"}, []]}, "false"),
+        ({"missing": "x"}, "quality(A.x) == 2"),
+        ({"missing": ["x", "fire"]}, "quality(A.x) == 2 or quality(alarm('Alarms/Fire')) == 2"),
+        ({"missing_some": [1, ["x", "y"]]}, "not vote(1, quality(A.x) < 2, quality(A.y) < 2)"),
+        ({"if": [{"!": {"missing": ["x"]}}, "Seen"]}, "if(not quality(A.x) == 2, 'Seen', null)"),
     ],
 )
 def test_a_rule_can_be_read_as_infix(rule: Any, text: str) -> None:
@@ -106,32 +118,35 @@ def deep(levels: int) -> Any:
     return rule
 
 
+def repeated(levels: int) -> Any:
+    """A small rule that is large as a term: every level stands in the next one twice."""
+    rule: Any = {"var": "x"}
+    for _ in range(levels):
+        rule = {"<": [1, rule, 3]}
+    return rule
+
+
+def minus(levels: int) -> Any:
+    """A rule of so many signs."""
+    rule: Any = {"var": "x"}
+    for _ in range(levels):
+        rule = {"-": [rule]}
+    return rule
+
+
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        ({"map": [1, 2]}, 'the operator "map" is not supported'),
-        ({"in": ["a", "b"]}, 'the operator "in" is not supported'),
-        ({"": 1}, 'the operator "" is not supported'),
-        ({"var": "z"}, 'var "z" is no entry of Data (there are: x, y, fire)'),
-        ({"var": ["x", 5]}, "var takes no default"),
-        ({"var": 1}, "var takes one name"),
-        ({"var": []}, "var takes one name"),
-        ({"var": ""}, 'var "" is no entry'),
-        ({"var": "$Live/A"}, "is no reference"),
-        ({"==": [1]}, '"==" takes 2 arguments, not 1'),
-        ({"<": [1, 2, 3, 4]}, '"<" takes 2 to 3 arguments, not 4'),
-        ({"/": [1, 2, 3]}, '"/" takes 2 arguments, not 3'),
-        ({"!": []}, '"!" takes 1 arguments, not 0'),
-        ({"if": [True]}, "takes a condition and a value"),
-        ({"a": 1, "b": 2}, "an operation has one key, this has 2: a, b"),
-        ({}, "an operation has one key"),
-        ([1, 2], "a list can stand only"),
-        ({"==": [{"var": "x"}, [1]]}, "a list can stand only"),
         ({"==": [{"var": "x"}, 10**400]}, "too large"),
         (deep(NESTING_MAX + 1), "nested more than"),
+        (repeated(20), f"more than {TERMS_MAX} parts"),
+        (minus(NESTING_MAX), "can't be shown as text: more than"),
+        ({"in": [{"var": "x"}, list(range(65))]}, "a list of at most 64"),
+        ({"missing": ["x"] * 65}, "takes 1 to 64 names, not 65"),
+        ({"x" * 1_000_000: 1}, f'the operator "{"x" * 40}" is not supported'),
     ],
 )
-def test_what_is_not_understood_is_refused_by_name(rule: Any, message: str) -> None:
+def test_a_rule_that_is_too_much_is_refused(rule: Any, message: str) -> None:
     with pytest.raises(RuleSyntaxError) as caught:
         jsonlogic.parse(rule, DATA)
     assert message in str(caught.value)
@@ -139,3 +154,38 @@ def test_what_is_not_understood_is_refused_by_name(rule: Any, message: str) -> N
 
 def test_a_deep_rule_within_the_limit_is_read() -> None:
     jsonlogic.parse(deep(NESTING_MAX), DATA)
+
+
+def test_the_longest_chain_of_if_reads_as_the_same_rule() -> None:
+    levels = [each for at in range(31) for each in ({">": [{"var": "x"}, 31 - at]}, f"L{at}")]
+    term = jsonlogic.parse({"if": [*levels, {"var": "fire"}]}, DATA)
+    assert infix.parse(show(term)) == term
+
+
+JSON = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(), st.sampled_from(["x", "", "$"])
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.sampled_from(
+                ["if", "var", "in", "missing", "missing_some", "==", "<", "-", "!", "q"]
+            ),
+            inner,
+            max_size=2,
+        ),
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(JSON)
+def test_any_json_is_read_or_refused(rule: Any) -> None:
+    message = ""
+    try:
+        term = jsonlogic.parse(rule, DATA)
+    except RuleSyntaxError as error:
+        message = error.message
+    assert message or infix.parse(show(term)) == term

@@ -259,7 +259,7 @@ async def test_acknowledgements_that_make_no_sense_delete_nothing(
 @pytest.mark.parametrize(
     ("broker", "word"),
     [
-        ({"URL": "http://nonsense"}, "mqtt://"),
+        ({"URL": "http://nonsense"}, "mqtts://"),
         ({"URL": "mqtt://me@127.0.0.1", "PasswordFile": "/no/such/file"}, "PasswordFile"),
         ({"URL": "mqtt://127.0.0.1:1"}, "refused"),
     ],

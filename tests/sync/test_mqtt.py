@@ -57,7 +57,7 @@ def test_a_url_says_host_port_and_user(url: str, address: BrokerAddress) -> None
         "",
         "127.0.0.1",
         "http://x",
-        "mqtts://x",
+        "mqttx://x",
         "mqtt://",
         "mqtt://x:0x",
         "mqtt://x:99999",

@@ -17,14 +17,29 @@ from typing import Any, Final
 import numpy as np
 
 from config.points import POINT
-from safety.layout import CELL, EFFECT, OUTPUT, RULE, STATE
+from safety.layout import (
+    ACTION,
+    CELL,
+    EFFECT,
+    MACHINE,
+    MACHINE_NOW,
+    MODE,
+    OUTPUT,
+    RAMP_NOW,
+    RULE,
+    SEGMENT,
+    STATE,
+    TRANSITION,
+    WATCH,
+)
 
 # Element types of the arrays of `safety.kernel.evaluate`, in its order.
 ARRAYS: Final[tuple[np.dtype[Any], ...]] = tuple(
     np.dtype(kind)
     for kind in (
-        *(POINT, RULE, np.int32, np.float64, EFFECT, np.int32),
-        *(STATE, np.int64, np.int64, OUTPUT, CELL, np.int32),
+        *(POINT, RULE, np.int32, np.float64, EFFECT, WATCH),
+        *(MACHINE, MODE, TRANSITION, ACTION, SEGMENT),
+        *(STATE, np.int64, np.float64, np.int64, OUTPUT, MACHINE_NOW, RAMP_NOW, CELL, np.int32),
     )
 )
 
@@ -54,37 +69,74 @@ class MachineCode:
 
 
 def compile_kernel() -> MachineCode:
-    """Compile the kernel for this CPU, or for the one that ``NUMBA_CPU_NAME`` names. Seconds."""
-    from numba import carray, cfunc, types
-    from numba.np import numpy_support
+    """Compile the kernel for the CPU that numba is set to. Takes seconds."""
+    from numba import carray, cfunc
 
     from safety.kernel import evaluate
 
-    from_dtype: Any = numpy_support.from_dtype  # numba's stub knows fewer types than numba
-    pointers = [types.CPointer(from_dtype(kind)) for kind in ARRAYS]
-    sizes = types.CPointer(types.int64)
-    signature = types.int64(*pointers, sizes, types.int64, types.int64)
-
-    @cfunc(signature, error_model="numpy")
-    def entry(a, b, c, d, e, f, g, h, i, j, k, m, n, now_ns, reset):  # type: ignore[no-untyped-def]
+    @cfunc(_signature(), error_model="numpy")
+    def entry(  # type: ignore[no-untyped-def]
+        rows,
+        rules,
+        code,
+        consts,
+        effects,
+        watch,
+        machines,
+        modes,
+        transitions,
+        actions,
+        segments,
+        state,
+        slots,
+        floats,
+        memory,
+        outputs,
+        machine_now,
+        ramp_now,
+        cells,
+        changed,
+        n,
+        now_ns,
+        reset,
+    ):
         return evaluate(
-            carray(a, n[0]),
-            carray(b, n[1]),
-            carray(c, n[2]),
-            carray(d, n[3]),
-            carray(e, n[4]),
-            carray(f, n[5]),
-            carray(g, n[6]),
-            carray(h, n[7]),
-            carray(i, n[8]),
-            carray(j, n[9]),
-            carray(k, n[10]),
-            carray(m, n[11]),
+            carray(rows, n[0]),
+            carray(rules, n[1]),
+            carray(code, n[2]),
+            carray(consts, n[3]),
+            carray(effects, n[4]),
+            carray(watch, n[5]),
+            carray(machines, n[6]),
+            carray(modes, n[7]),
+            carray(transitions, n[8]),
+            carray(actions, n[9]),
+            carray(segments, n[10]),
+            carray(state, n[11]),
+            carray(slots, n[12]),
+            carray(floats, n[13]),
+            carray(memory, n[14]),
+            carray(outputs, n[15]),
+            carray(machine_now, n[16]),
+            carray(ramp_now, n[17]),
+            carray(cells, n[18]),
+            carray(changed, n[19]),
             now_ns,
             reset != 0,
         )
 
     return MachineCode(entry._wrapper_name, entry._library._get_compiled_object())
+
+
+def _signature() -> Any:
+    """Pointers to all arrays, one to their sizes, the clock and the reset; gives the count."""
+    from numba import types
+    from numba.np import numpy_support
+
+    from_dtype: Any = numpy_support.from_dtype  # numba's stub knows fewer types than numba
+    pointers = [types.CPointer(from_dtype(kind)) for kind in ARRAYS]
+    sizes = types.CPointer(types.int64)
+    return types.int64(*pointers, sizes, types.int64, types.int64)
 
 
 def link(machine_code: MachineCode) -> Evaluate:

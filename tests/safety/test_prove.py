@@ -1,0 +1,161 @@
+"""Every site in tests/cases/prove: the wrong ones are refuted, the right ones proved."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from config import status
+from config.load import require_site
+from config.site import Site
+from safety import layout
+from safety.compile import compile_site
+from safety.layout import Program
+from safety.prove import Counterexample, Report, Task, prove
+from safety.whole import Table
+from tests.safety.sites import EVALUATORS, MS, Plant, make_site
+
+CASES = Path(__file__).parents[1] / "cases" / "prove"
+FOLDERS = sorted(path.parent.name for path in CASES.glob("*/rules.json"))
+LAB = Path("config/sites/soec-lab")
+
+
+def compiled(site: Site) -> Program:
+    program, findings = compile_site(site)
+    assert program is not None, "\n".join(map(str, findings))
+    return program
+
+
+def proved(site: Site, program: Program, within_s: float, ticks: int) -> Report:
+    """A proof whose clock counts questions, so that it ends at the same place on any machine."""
+    asked = 0
+
+    def spent_s() -> float:
+        nonlocal asked
+        asked += 1
+        return float(asked)
+
+    return prove(
+        Task(
+            program=program,
+            points={point.index: point for point in site.points},
+            evaluate=EVALUATORS["native"],
+            scan_period_ns=100 * MS,
+            draw=np.random.default_rng(1),
+            spent_s=spent_s,
+            budget_s=float(ticks),
+            tell=lambda text: None,
+            within_ns=round(within_s * 1e9),
+        )
+    )
+
+
+def site_of(folder: str) -> Site:
+    rules = json.loads((CASES / folder / "rules.json").read_text())
+    site = make_site(
+        rules.pop("Channels"),
+        rules.pop("AlarmStates", None),
+        rules.pop("SystemStates", None),
+        rules.pop("Automatic_Controls", None),
+        rules.pop("Control_Methods", None),
+    )
+    assert not rules, f"unknown keys {list(rules)}"
+    return site
+
+
+def last(table: Table) -> dict[str, str]:
+    return dict(zip(table.columns, table.rows[-1][1], strict=True))
+
+
+def replayed(site: Site, table: Table, tag: str) -> list[tuple[float, int, str]]:
+    """What is demanded of an output in every scan, by a plant that knows no proof."""
+    plant = Plant(site, EVALUATORS["native"])
+    demands: list[tuple[float, int, str]] = []
+    before_ns, reset = 0, False
+    for time_ns, cells in table.rows:
+        while demands and time_ns - before_ns > 100 * MS:
+            before_ns += 100 * MS
+            plant.scan(100 * MS, reset)
+            demands.append(plant.demand(tag))
+        reset = False
+        for column, cell in zip(table.columns, cells, strict=True):
+            if column == "Gateway.Reset":
+                reset = cell == "1"
+            elif cell == "bad":
+                plant.worsen(column)
+            elif cell == "never":
+                plant.worsen(column, status.BAD_WAITING_FOR_INITIAL_DATA)
+            else:
+                plant.set(column, float(cell))
+        plant.scan(time_ns - before_ns, reset)
+        demands.append(plant.demand(tag))
+        before_ns = time_ns
+    return demands
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_the_site_is_judged_as_expected(folder: str) -> None:
+    wanted = json.loads((CASES / folder / "expected.json").read_text())
+    site = site_of(folder)
+    # Drawn histories have no end; where they decide nothing, a few will do.
+    ticks = 150 if wanted["result"] == "sampled" else 1_000
+    report = proved(site, compiled(site), wanted["within_s"], ticks)
+    verdict = next(verdict for verdict in report.outputs if verdict.tag == "O.p")
+    assert verdict.result == wanted["result"], report
+    if wanted["result"] == "refuted":
+        check_counterexample(site, report.counterexamples[0], wanted)
+    else:
+        assert not report.counterexamples
+    if "stated_s" in wanted:
+        assert verdict.stated_ns / 1e9 == pytest.approx(wanted["stated_s"])
+    if "together" in wanted:
+        assert wanted["together"] in [sorted(part.rules) for part in verdict.causes]
+    if "why" in wanted:
+        assert any(wanted["why"] in why for part in verdict.causes for why in part.why)
+
+
+def check_counterexample(site: Site, found: Counterexample, wanted: dict[str, Any]) -> None:
+    """It is the one that was meant, it is short, and it happens on the site."""
+    assert found.claim == wanted["claim"]
+    assert found.rule == wanted["rule"]
+    assert "O.p" in found.outputs
+    assert len(found.table.rows) <= wanted["steps_max"] + 1
+    if found.claim != "loss":
+        return
+    assert found.known is not None
+    lost, known = last(found.table), last(found.known)
+    differ = {tag: cell for tag, cell in lost.items() if cell != known[tag]}
+    assert len(differ) == wanted.get("lost_count", len(wanted.get("lost", differ)))
+    for tag, cells in wanted.get("lost", {}).items():
+        assert differ[tag] in cells
+    if any("old" in note for note in found.table.notes):
+        return  # a table can't say how old a value is
+    assert found.rule in [cause for _, _, cause in replayed(site, found.known, "O.p")]
+    value, _, _ = replayed(site, found.table, "O.p")[-1]
+    assert value != 0.0
+    assert value == wanted.get("demanded", value) or math.isnan(value)
+
+
+def test_the_demo_site_is_proved() -> None:
+    site = require_site(LAB)
+    report = proved(site, compiled(site), 0.0, ticks=3_000)
+    assert not report.counterexamples
+    assert {verdict.result for verdict in report.outputs} <= {"proved", "start-up only"}
+    assert sum(verdict.result == "proved" for verdict in report.outputs) >= 7
+
+
+def test_every_trip_of_the_demo_site_is_needed_as_it_is() -> None:
+    """The check checks: a trip that ignores bad inputs is found, whichever it is."""
+    site = require_site(LAB)
+    program = compiled(site)
+    trips = np.flatnonzero(program.rules["kind"] == layout.KIND_TRIP).tolist()
+    rules = program.rules.copy()
+    rules["on_bad"][trips] = layout.ON_BAD_IGNORE
+    report = proved(site, dataclasses.replace(program, rules=rules), 0.0, ticks=2_000)
+    assert {found.rule for found in report.counterexamples} == {program.info[t].name for t in trips}
