@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from config.check_link import LINK_CHECKS
+from config.check_watchdog import watchdog_faults
 from config.findings import Finding, Severity
 from config.model import Channel
 from config.points import NO_POINT, PointDef
 from config.site import Instrument, Site
-from config.watchdog import watchdog_faults
 
 PERIOD_NS_MIN: Final = 10_000_000  # below it the event loop's own jitter is the period
 

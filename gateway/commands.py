@@ -313,12 +313,19 @@ class Commands:
         """What these outputs hold is unknown from now on; they are driven again."""
         for index in indexes:
             output = self.outputs.get(index)
-            if output is not None:
+            if output is not None and output.up_ns:  # else: lost for another reason than before
                 self._busy[output.position] = True
+                output.up_ns = 0
                 output.driven = math.nan
                 output.attempt_ns = -REDRIVE_NS
                 output.verified = False
                 output.told.clear()
+
+    def device_back(self, indexes: Sequence[int], now_ns: int) -> None:
+        """The device of these outputs answers."""
+        for index in indexes:
+            if index in self.outputs:
+                self.outputs[index].up_ns = now_ns
 
     def _verify(
         self, output: Output, value: float, code: int, mono_ns: int, *, now_ns: int

@@ -32,6 +32,7 @@ from drivers.registry import check_instruments, protocol_of
 from gateway import kernel_cache, process, retain
 from gateway.commands import E_STOP, Commands, Write
 from gateway.core.clock import Clock, SystemClock
+from gateway.core.garbage import collection_paused
 from gateway.core.paths import StatePaths
 from gateway.core.records import Birth
 from gateway.core.table import PointTable
@@ -255,7 +256,9 @@ class Field:
     def on_device(self, name: str, up: bool, reason: str) -> None:
         """See gateway.poll.Listener."""
         self._event("device", {"device": name, "up": up, "reason": reason})
-        if not up:
+        if up:
+            self.commands.device_back(self.pollers[name].indexes, self.clock.monotonic_ns())
+        else:
             self.commands.device_lost(self.pollers[name].indexes)
 
     def on_refused(self, name: str, labels: Collection[str]) -> None:
@@ -478,7 +481,8 @@ async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
 
 async def run(folder: Path, state: Path, stop: asyncio.Event) -> None:
     """The field process of the site in `folder`."""
-    site, program = prepare(folder)
+    with collection_paused():
+        site, program = prepare(folder)
     paths = process.open_state(state)
     engine = Engine(program, kernel_cache.load(paths.folder))
     await Field(site, engine, paths, SystemClock()).run(stop)

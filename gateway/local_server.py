@@ -332,17 +332,20 @@ class LocalServer:
         none.
         """
         kind = message.get("kind", "")
-        if kind and kind not in EVENT_KINDS:
+        if not isinstance(kind, str) or (kind and kind not in EVENT_KINDS):
             raise LocalError(f"no such kind of event: {kind!r}; there are {', '.join(EVENT_KINDS)}")
         asked = whole_number({"count": EVENTS_ANSWER_MAX, **message}, "count")
         after = whole_number({"after": 0, **message}, "after")
         found = self._journal.events(after, kind)
         count = min(asked, EVENTS_ANSWER_MAX)
         chosen = found[:count] if after else found[max(0, len(found) - count) :]
+        last = self._journal.last
+        if after and len(found) > count:
+            last = chosen[-1].seq if chosen else after
         return {
             "type": "events",
             "epoch": self._journal.epoch,
-            "last": chosen[-1].seq if after and len(found) > count else self._journal.last,
+            "last": last,
             "first_kept": self._journal.first_event_kept,
             "events": [[e.seq, e.utc_ns, e.kind, dict(e.body)] for e in chosen],
         }

@@ -112,6 +112,8 @@ class Output:
     begun: bool = False  # the device took a value since then
     rests: bool = False  # it was quiet in the last scan that looked at it
     ramp_ns: int = 0  # when `desired` last moved on its ramp; 0 = it stands on none
+    blind: bool = False  # nobody knows where the ramp is to start
+    up_ns: int = 0  # since when its device is there; 0 = it is away
     in_flight: bool = False  # a write of `asked` waits or is under way
     asked: float = math.nan  # what the newest write asks for
     final: bool = False  # `asked` was where it was to go, no step of a ramp
@@ -229,33 +231,35 @@ class Output:
         before_ns, self.ramp_ns = self.ramp_ns, now_ns
         if self.rests and before_ns:
             before_ns = now_ns  # the time of its rest is not credited
+        self.blind = False
         if not before_ns or math.isnan(self.driven):
-            start = self._ramp_start(rows)
-            return target if math.isnan(start) else start
+            shown = self._shown(rows)
+            starts = (shown, self.driven, self.desired, self.point.safe_value)
+            self.blind = bool(self.point.read_back) and all(map(math.isnan, starts[:2]))
+            return next((value for value in starts if not math.isnan(value)), target)
         step = rate * min(now_ns - before_ns, RAMP_STEP_NS_MAX) / 1e9
         return min(max(target, self.desired - step), self.desired + step)
 
-    def _ramp_start(self, rows: NDArray[np.void]) -> float:
-        """Where a ramp starts: what the output shows, else what it was driven to last.
+    def _shown(self, rows: NDArray[np.void]) -> float:
+        """What the read-back shows of the last write or of a later moment, else NaN.
 
-        A read-back from before the last write shows what no longer is: a trip's value, say.
+        One from before the last write shows what no longer is: a trip's value, say.
         """
-        point = self.point
-        row = rows[point.read_back]
+        row = rows[self.point.read_back]
         shown = float(row["value"])
         usable = not status.is_bad(int(row["status"])) and math.isfinite(shown)
-        if usable and row["mono_ns"] >= self.driven_ns:
-            return shown
-        for value in (self.driven, self.desired, point.safe_value):
-            if not math.isnan(value):
-                return value
-        return math.nan
+        return shown if usable and row["mono_ns"] >= self.driven_ns else math.nan
 
     # ------------------------------------------------------------ when it is written
 
     def due(self, now_ns: int) -> bool:
-        """True where `desired` is to be written now."""
+        """True where `desired` is to be written now.
+
+        A ramp waits until it is known what a device has that was away: it may have restarted.
+        """
         if math.isnan(self.desired):
+            return False
+        if self.ramp_ns and self.blind and (not self.up_ns or now_ns - self.up_ns < VERIFY_NS):
             return False
         if self.in_flight:  # a new wish replaces or follows what is under way; a move waits for it
             return self.desired != self.asked and self.new
@@ -281,7 +285,7 @@ class Output:
     def took(self, value: float, now_ns: int) -> None:
         """The device accepted a write."""
         if value != self.driven:
-            if self.verified or not self.begun:
+            if self.verified or not self.begun or math.isnan(self.driven):
                 self.unproven_ns = now_ns
             low, high = self.span if self.begun else (value, value)
             self.span = min(low, value), max(high, value)

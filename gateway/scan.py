@@ -35,6 +35,7 @@ _EVENT_OF_KIND: Final = {
     "interlock": "trip",
     "permissive": "trip",
 }
+NAMED_MAX: Final = 50  # rules in one receipt
 _CALCULATED: Final = ("value", "function")  # kinds whose points the program itself writes
 
 
@@ -156,8 +157,8 @@ class Scan:
         names = [info.name for info in self._engine.program.info]
         stays = [names[rule] for rule in np.flatnonzero(self._engine.latched)]
         gone = [names[rule] for rule in np.flatnonzero(latched & ~self._engine.latched)]
-        parts = [f"released: {', '.join(gone)}"] if gone else []
-        parts += [f"still active: {', '.join(stays)}"] if stays else []
+        parts = [f"released: {_some(gone)}"] if gone else []
+        parts += [f"still active: {_some(stays)}"] if stays else []
         reason = "; ".join(parts) or "nothing was latched"
         for command in commands:
             self._commands.report(command, "failed" if stays else "verified", reason)
@@ -205,3 +206,8 @@ class Scan:
         bypasses = float(np.count_nonzero(engine.bypassed))
         if bypasses != self._table.rows["value"][self._gateway["Bypasses"]]:
             self.set_gateway_point("Bypasses", bypasses)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - NAMED_MAX
+    return ", ".join(names[:NAMED_MAX]) + (f" and {more} more" if more > 0 else "")

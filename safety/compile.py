@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from config.findings import Finding, Severity
+from config.findings import Finding, Severity, SiteError
 from config.functions import Expression
 from config.model import ControlRule
 from config.points import PointDef, rule_tag
@@ -51,6 +51,15 @@ def compile_site(site: Site) -> tuple[Program | None, list[Finding]]:
     compiler = _Compiler(site)
     program = compiler.program()
     return program, sorted(set(compiler.findings))
+
+
+def require_program(site: Site) -> Program:
+    """The program of a site whose rules must be right. Raises SiteError with all their errors."""
+    program, findings = compile_site(site)
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if program is None or errors:
+        raise SiteError(errors)
+    return program
 
 
 class _Compiler:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from safety import faults, layout, measures
-from safety.fit import Fit
+from safety import emit_faults, layout, measures
+from safety.emit_fit import Fit
 from safety.measures import PLAIN, SECONDS, UNKNOWN, Measure
 from safety.pieces import (
     KIND_WORDS,
@@ -175,7 +175,7 @@ class Emitter:
                 return self._curve(term)
             case Age() | Name():
                 # The compiler put references in the place of names; what is left isn't known.
-                self._report("reference-undefined", faults.undefined_name(term), term)
+                self._report("reference-undefined", emit_faults.undefined_name(term), term)
                 return Piece("any", self._const(0.0).code)
         raise AssertionError(f"no term: {term!r}")
 
@@ -400,7 +400,7 @@ class Emitter:
         elif kinds <= {"number", "switch"}:
             (left, right), measure = self._fit.alike((left, right), sides)
         elif "any" not in kinds:
-            self._report("rule-type", faults.cannot_compare(term, left.kind, right.kind), term)
+            self._report("rule-type", emit_faults.cannot_compare(term, left.kind, right.kind), term)
         return self._compare_code(term, left, right, measure)
 
     def _compare_code(self, term: Compare, left: Piece, right: Piece, measure: Measure) -> Piece:
@@ -431,7 +431,7 @@ class Emitter:
             return self._const(float(switch.states.index(name)))
         self._report(
             "level-unreachable",
-            f"{switch.point.tag} never is '{name}'; it can be: {faults.names(switch.states)}.",
+            f"{switch.point.tag} never is '{name}'; it can be: {emit_faults.names(switch.states)}.",
             term,
         )
         return Piece("any", self._const(-1.0).code)
@@ -446,9 +446,9 @@ class Emitter:
             other = term.left if literal is term.right else term.right
             message = ""
             if piece.target.machine >= 0:
-                message = faults.never_in(piece.target, name, isinstance(literal, Null))
+                message = emit_faults.never_in(piece.target, name, isinstance(literal, Null))
             elif name is not None and name not in piece.target.levels:
-                message = faults.never_returned(piece.target, name, term, other)
+                message = emit_faults.never_returned(piece.target, name, term, other)
             if message:
                 self._report("level-unreachable", f"{show(other)}: {message}", term)
 

@@ -190,38 +190,24 @@ class Engine:
         """What the rule's own point shows: 0 inactive, 1 + position in `info.levels` otherwise."""
         return float(self._values[rule])
 
-    def point_status(self, rule: int) -> int:
-        """Status of the rule's own point.
+    def rule_points(self) -> tuple[NDArray[np.float64], NDArray[np.uint32]]:
+        """(R,) values, as `point_value`, and (R,) statuses of all rules' own points.
 
         A rule that holds its level on bad inputs is UncertainLastUsableValue, or
         BadWaitingForInitialData where it never had a result. Where another policy decided (trip,
         ignore), the result is Good; but an alarm is UncertainSubNormal, because somebody who sees
         it must not think that its sensor lives. Every other result is Good.
         """
-        state = self.state[rule]
-        if state["quality"] < layout.QUALITY_BAD_FROM and state["seen"]:
-            return status.GOOD
-        if self.program.rules[rule]["on_bad"] != layout.ON_BAD_HOLD and self._has_scanned:
-            return int(self._by_policy[rule])
-        return (
-            status.UNCERTAIN_LAST_USABLE if state["seen"] else status.BAD_WAITING_FOR_INITIAL_DATA
-        )
-
-    def rule_points(self) -> tuple[NDArray[np.float64], NDArray[np.uint32]]:
-        """(R,) values and (R,) statuses of all rules' own points, as the two methods above."""
         usable = self.state["quality"] < layout.QUALITY_BAD_FROM
         seen = self.state["seen"]
-        decided = (self.program.rules["on_bad"] != layout.ON_BAD_HOLD) & self._has_scanned
+        has_scanned = bool(self.memory[layout.MEMORY_TIME])
+        decided = (self.program.rules["on_bad"] != layout.ON_BAD_HOLD) & has_scanned
         undecided = np.where(
             seen, status.UNCERTAIN_LAST_USABLE, status.BAD_WAITING_FOR_INITIAL_DATA
         )
         codes = np.where(decided, self._by_policy, undecided)
         codes[usable & seen] = status.GOOD
         return self._values.copy(), codes.astype(np.uint32)
-
-    @property
-    def _has_scanned(self) -> bool:
-        return bool(self.memory[layout.MEMORY_TIME])
 
     def inputs_mono_ns(self, rule: int, rows: NDArray[np.void]) -> int:
         """Newest monotonic source time among a rule's inputs; 0 where it has none."""

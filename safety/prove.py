@@ -1,10 +1,10 @@
 """Proof of a program's protection, and the history that refutes it.
 
 What is claimed of every output that a trip or an interlock drives stands in `CLAIMS` of
-safety/trial.py and, for people, in docs/prove.md. Each cause is looked at by itself, with
+safety/prove_trial.py and, for people, in docs/prove.md. Each cause is looked at by itself, with
 everything it depends on: other causes can only add demands. Where that part is small, every state
-it can reach is visited with every combination of its inputs (safety/search.py); where it is large,
-histories are drawn. What is found is made as short as it gets, and run on the whole program.
+it can reach is visited with every combination of its inputs (safety/prove_search.py); where it is
+large, histories are drawn. What is found is made as short as it gets, and run on the whole program.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from typing import Final
 import numpy as np
 
 from config.points import PointDef
-from safety.abstraction import Abstraction, abstract
 from safety.decode import References, cut
 from safety.layout import Program
-from safety.rows import is_estop
-from safety.search import (
+from safety.prove_abstraction import Abstraction, abstract
+from safety.prove_search import (
     COMBINATIONS_MAX,
     Effort,
     Exhaustive,
@@ -29,9 +28,10 @@ from safety.search import (
     Sampled,
     Window,
 )
-from safety.shrink import shrink
-from safety.trial import CLAIMS, Bench, Fault
-from safety.whole import Confirmed, Table, Whole
+from safety.prove_shrink import shrink
+from safety.prove_trial import CLAIMS, Bench, Fault
+from safety.prove_whole import Confirmed, Table, Whole
+from safety.rows import is_estop
 
 JOINT_MAX: Final = 4  # causes that are looked at together where one hides the other's fault
 FAULTS_MAX: Final = 12  # counterexamples of one cause

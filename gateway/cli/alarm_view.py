@@ -9,22 +9,21 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from gateway.cli.output import counted, printable, table
-from gateway.cli.query import iso_utc
-from gateway.cli.times import duration_text
+from gateway.cli.times import duration_text, iso_utc
+from safety import alarm_states as s
+from safety.alarm_figures import PRIORITIES
 
-PRIORITIES: Final = ("urgent", "high", "medium", "low")
-_ORDER: Final = (
-    "unacknowledged",
-    "latched unacknowledged",
-    "returned unacknowledged",
-    "acknowledged",
-    "latched acknowledged",
-    "shelved",
-    "suppressed by design",
-    "out of service",
-    "normal",
+_ORDER: Final = tuple(
+    s.STATES[state]
+    for state in (
+        *(s.UNACKNOWLEDGED, s.LATCHED_UNACKNOWLEDGED, s.RETURNED),
+        *(s.ACKNOWLEDGED, s.LATCHED_ACKNOWLEDGED),
+        *(s.SHELVED, s.SUPPRESSED, s.OUT_OF_SERVICE, s.NORMAL),
+    )
 )
-_STYLES: Final = {"unacknowledged": "bold red", "latched unacknowledged": "bold red"}
+_STYLES: Final = {
+    s.STATES[state]: "bold red" for state in (s.UNACKNOWLEDGED, s.LATCHED_UNACKNOWLEDGED)
+}
 
 
 def moment(utc_ns: int) -> str:

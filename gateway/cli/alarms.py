@@ -22,10 +22,11 @@ from gateway.cli.operate import BAD_STEPS, receipt_line, user_name
 from gateway.cli.output import EXIT_BAD, CommandFailed, console, print_json
 from gateway.cli.session import ANSWER_S, session
 from gateway.cli.site import JsonOption, SiteArgument, StateOption, Target, target_of
-from gateway.cli.times import duration_ns
+from gateway.cli.times import duration_option
 from gateway.core.clock import SystemClock
 from gateway.core.records import Command
 from gateway.local import LocalClient, LocalError
+from safety import alarm_states
 
 PARALLEL: Final = 16  # connections at a time; the field process takes 32
 DONE: Final = {
@@ -35,11 +36,7 @@ DONE: Final = {
     "out-of-service": "out of service",
     "in-service": "in service",
 }
-UNACKNOWLEDGED: Final = (
-    "unacknowledged",
-    "returned unacknowledged",
-    "latched unacknowledged",
-)
+UNACKNOWLEDGED: Final = tuple(alarm_states.STATES[at] for at in alarm_states.UNACKNOWLEDGED_STATES)
 
 AlarmsArgument = Annotated[
     list[str] | None,
@@ -130,7 +127,7 @@ def shelve(
         raise CommandFailed("give either --for DURATION or --end")
     if duration is not None and not comment.strip():
         raise CommandFailed("say why with --comment TEXT")
-    lease_ns = 0 if duration is None else _duration("--for", duration)
+    lease_ns = duration_option("--for", duration)
     target = target_of(site, state)
     rows = _named(target, [alarm])
     _act(target, rows, "unshelve" if end else "shelve", comment, json, lease_ns)
@@ -196,13 +193,6 @@ def find(
 
 def _short(row: Mapping[str, Any]) -> str:
     return str(row["tag"]).partition(".")[2]
-
-
-def _duration(option: str, text: str) -> int:
-    try:
-        return duration_ns(text)
-    except ValueError as error:
-        raise CommandFailed(f"{option} {text}: {error}") from None
 
 
 async def _ask(target: Target, message: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 from config.findings import Finding, folded
 from gateway.cli.output import EXIT_BAD, console, counted, print_json
 from gateway.cli.site import JsonOption, SiteArgument, need_folder
+from gateway.core.garbage import collection_paused
 
 
 def all_findings(site: Path) -> list[Finding]:
@@ -53,13 +53,8 @@ def check(site: SiteArgument, json: JsonOption = False) -> None:
     warnings that are alike the first is printed, with their number.
     """
     folder = need_folder(site)
-    collects = gc.isenabled()
-    gc.disable()  # nothing becomes garbage here, and looking for it takes a third of the time
-    try:
+    with collection_paused():
         findings = all_findings(folder)
-    finally:
-        if collects:
-            gc.enable()
     if json:
         print_json({"site": str(site), "findings": [asdict(finding) for finding in findings]})
     else:

@@ -33,18 +33,14 @@ def docs(site: SiteArgument, out: OutOption = None, html: HtmlOption = False) ->
 
 def document(folder: Path, *, html: bool) -> str:
     """The documentation of a site folder. Raises SiteError where it has errors."""
-    from config.findings import SiteError
     from config.load import require_site
-    from gateway.cli.document import markdown
-    from gateway.cli.document_html import html_page
-    from gateway.cli.sitedoc import site_document
-    from safety.compile import compile_site
+    from gateway.cli.docs_document import markdown
+    from gateway.cli.docs_html import html_page
+    from gateway.cli.docs_site import site_document
+    from safety.compile import require_program
 
     loaded = require_site(folder)
-    program, findings = compile_site(loaded)
-    if program is None:
-        raise SiteError([finding for finding in findings if finding.severity == "error"])
-    blocks = site_document(loaded, program)
+    blocks = site_document(loaded, require_program(loaded))
     if html:
         return html_page(f"Site {loaded.name}", blocks)
     return markdown(blocks)

@@ -11,9 +11,10 @@ from typing import Annotated, Any, Final
 import typer
 
 from gateway.cli.output import CommandFailed, console, one_line, plain, print_json, table
-from gateway.cli.query import body_text, iso_utc
+from gateway.cli.query import body_text
 from gateway.cli.session import session
 from gateway.cli.site import JsonOption, SiteArgument, StateOption, Target, target_of
+from gateway.cli.times import iso_utc
 from gateway.core.records import EVENT_KINDS
 from gateway.local import LocalClient, LocalError
 

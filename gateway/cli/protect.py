@@ -17,7 +17,7 @@ from gateway.cli.operate import BAD_STEPS, receipt_line, user_name
 from gateway.cli.output import EXIT_BAD, CommandFailed, console, print_json, table
 from gateway.cli.session import session
 from gateway.cli.site import JsonOption, SiteArgument, StateOption, Target, target_of
-from gateway.cli.times import duration_ns, duration_text
+from gateway.cli.times import duration_option, duration_text
 from gateway.cli.view import bypasses_view
 from gateway.core.clock import SystemClock
 from gateway.core.records import Command
@@ -58,10 +58,7 @@ def bypass(
         raise CommandFailed("give either --for DURATION or --end")
     if not end and not comment.strip():
         raise CommandFailed("a bypass needs a --comment that says why")
-    try:
-        lease_ns = 0 if end else duration_ns(duration)
-    except ValueError as error:
-        raise CommandFailed(f"--for {duration}: {error}") from None
+    lease_ns = duration_option("--for", duration or None)
     keys = {
         "action": "end-bypass" if end else "bypass",
         "lease_ns": lease_ns,

@@ -6,6 +6,7 @@ import csv
 import math
 import shlex
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -15,12 +16,14 @@ import typer
 
 from gateway.cli.output import EXIT_BAD, CommandFailed, console, counted, number, print_json, table
 from gateway.cli.site import JsonOption, SiteArgument, need_folder
-from gateway.cli.times import duration_ns, duration_text
+from gateway.cli.times import duration_option, duration_text
 from gateway.core.clock import Clock, SystemClock, seeded
 
 if TYPE_CHECKING:
+    from config.site import Site
+    from safety.layout import Program
     from safety.prove import Counterexample, Part, Report, Task, Verdict
-    from safety.whole import Table
+    from safety.prove_whole import Table
 
 BUDGET: Final = "60s"
 TELL_NS: Final = 500_000_000
@@ -49,11 +52,8 @@ def prove(
 
     Exit status 1 where a history breaks a claim. docs/prove.md says what is claimed.
     """
-    try:
-        budget_s = duration_ns(budget) / 1e9
-        within_ns = duration_ns(within) if within else 0
-    except ValueError as error:
-        raise CommandFailed(f"--budget, --within: {error}") from error
+    budget_s = duration_option("--budget", budget) / 1e9
+    within_ns = duration_option("--within", within)
     if seed < 0:
         raise CommandFailed("--seed: a whole number, 0 or more")
     folder = need_folder(site)
@@ -73,17 +73,12 @@ def prove(
 
 def run(folder: Path, budget_s: float, seed: int, within_ns: int) -> Report:
     """Prove the site in a folder. Raises SiteError or CommandFailed."""
-    from config.findings import SiteError
     from config.load import require_site
-    from safety.compile import compile_site
+    from safety.compile import require_program
     from safety.prove import prove as search
 
     site = require_site(folder)
-    program, findings = compile_site(site)
-    errors = sorted(f for f in findings if f.severity == "error")
-    if program is None or errors:
-        raise SiteError(errors)
-    task = _task(program, site, budget_s, seed, within_ns)
+    task = _task(require_program(site), site, budget_s, seed, within_ns)
     try:
         return search(task)
     finally:
@@ -91,14 +86,14 @@ def run(folder: Path, budget_s: float, seed: int, within_ns: int) -> Report:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-def _task(program: Any, site: Any, budget_s: float, seed: int, within_ns: int) -> Task:
-    import tempfile
-
+def _task(program: Program, site: Site, budget_s: float, seed: int, within_ns: int) -> Task:
     from gateway import kernel_cache
     from safety.prove import Task
 
     try:
-        evaluate = kernel_cache.load(Path(tempfile.gettempdir()))
+        # Never from a folder that others may write: what lies there is run.
+        with tempfile.TemporaryDirectory(prefix="gatepost-") as folder:
+            evaluate = kernel_cache.load(Path(folder))
     except kernel_cache.KernelError as error:
         raise CommandFailed(str(error)) from error
     clock = SystemClock()

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import numpy as np
 import typer
 
 from config import status as codes
 from gateway.cli.output import CommandFailed, console, number, one_line, print_json, table
-from gateway.cli.times import time_ns
+from gateway.cli.times import iso_utc, time_option
 
 LIMIT_DEFAULT: Final = 1000
 SAMPLE_COLUMNS: Final = ("time", "gateway", "epoch", "seq", "tag", "value", "status")
@@ -55,7 +54,7 @@ def query(
         raise CommandFailed("give either --json or --csv")
     if events and tag:
         raise CommandFailed("--tag selects values; events have none")
-    from_ns, to_ns = option_ns("--since", since), option_ns("--until", until)
+    from_ns, to_ns = time_option("--since", since), time_option("--until", until)
     rows = _rows(historian_file, tag, from_ns, to_ns, limit, events)
     columns = EVENT_COLUMNS if events else SAMPLE_COLUMNS
     if json:
@@ -154,19 +153,6 @@ def _events(
         }
         for event in reversed(found[:limit])
     ]
-
-
-def iso_utc(utc_ns: int) -> str:
-    """Nanoseconds since 1970 as ISO 8601 in UTC, to the microsecond."""
-    return f"{np.datetime_as_string(np.datetime64(utc_ns, 'ns'), unit='us')}Z"
-
-
-def option_ns(option: str, text: str | None) -> int | None:
-    """The time that an option gives; None where it isn't given. Raises CommandFailed."""
-    try:
-        return None if text is None else time_ns(text)
-    except ValueError as error:
-        raise CommandFailed(f"{option} {text}: {error}") from None
 
 
 def _text(value: Any) -> str:

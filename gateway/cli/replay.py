@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 import numpy as np
 import typer
 
-from config.findings import SiteError
 from config.points import PointDef, state_number
 from gateway.cli.output import CommandFailed, counted, print_json
-from gateway.cli.query import iso_utc, option_ns
 from gateway.cli.site import JsonOption, SiteArgument, need_folder
-from gateway.cli.times import duration_ns, duration_text
+from gateway.cli.times import duration_option, duration_text, iso_utc, time_option
 
 if TYPE_CHECKING:
     from gateway.cli.history import History
@@ -97,11 +95,11 @@ def replay(
     whatever the rules demand. docs/replay.md says how the data are read.
     """
     wanted = Wanted(
-        _option_ns("--every", every, zero=False),
-        _option_ns("--hold", hold),
-        -1 if reset_after == "never" else _option_ns("--reset-after", reset_after),
-        option_ns("--from", since),
-        option_ns("--to", until),
+        duration_option("--every", every, zero=False),
+        duration_option("--hold", hold),
+        -1 if reset_after == "never" else duration_option("--reset-after", reset_after),
+        time_option("--from", since),
+        time_option("--to", until),
         follow_states,
     )
     paths = [need_folder(site), *([need_folder(against)] if against else [])]
@@ -124,18 +122,6 @@ def replay(
         print_json(report.as_json())
     else:
         report.print()
-
-
-def _option_ns(option: str, text: str | None, *, zero: bool = True) -> int:
-    if text is None:
-        return 0
-    try:
-        found = duration_ns(text)
-    except ValueError as error:
-        raise CommandFailed(f"{option} {text}: {error}") from None
-    if not found and not zero:
-        raise CommandFailed(f"{option} {text}: a duration above zero")
-    return found
 
 
 def _constants(texts: Sequence[str], points: dict[str, PointDef]) -> dict[str, float]:
@@ -185,13 +171,10 @@ class Side:
 def _side(path: Path) -> Side:
     """A site and its program. Raises SiteError."""
     from config.load import require_site
-    from safety.compile import compile_site
+    from safety.compile import require_program
 
     site = require_site(path)
-    program, findings = compile_site(site)
-    if program is None:
-        raise SiteError([finding for finding in findings if finding.severity == "error"])
-    return Side(path, site.name, program, site.points, site.scan_period_ns)
+    return Side(path, site.name, require_program(site), site.points, site.scan_period_ns)
 
 
 class Run:

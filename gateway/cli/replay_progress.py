@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from gateway.cli.output import console
-from gateway.cli.query import iso_utc
-from gateway.cli.times import duration_text
+from gateway.cli.times import duration_text, iso_utc
 from gateway.core.clock import SystemClock
 
 LINE_NS: Final = 10_000_000_000  # between two lines where standard error is no terminal

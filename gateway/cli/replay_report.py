@@ -8,9 +8,8 @@ import numpy as np
 
 from gateway.cli.history import Columns, listed
 from gateway.cli.output import console, counted, table
-from gateway.cli.query import iso_utc
 from gateway.cli.replay_events import Occurrence, Pair, Total, Tracker, compare
-from gateway.cli.times import duration_text
+from gateway.cli.times import duration_text, iso_utc
 
 if TYPE_CHECKING:
     from gateway.cli.replay import Run, Side

@@ -1,4 +1,4 @@
-"""Times as people and files write them, in nanoseconds of UTC."""
+"""Times and durations as people, options and files write them, in nanoseconds; times are UTC."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from gateway.cli.output import CommandFailed
 
 YEAR_MIN: Final = 1678  # what 64 bits of nanoseconds around 1970 hold; beyond it numpy wraps
 YEAR_MAX: Final = 2261
@@ -58,6 +60,19 @@ def time_ns(text: str) -> int:
     return int(moment.astype(np.int64)) - offset_min * 60_000_000_000
 
 
+def time_option(option: str, text: str | None) -> int | None:
+    """The time that an option gives; None where it isn't given. Raises CommandFailed."""
+    try:
+        return None if text is None else time_ns(text)
+    except ValueError as error:
+        raise CommandFailed(f"{option} {text}: {error}") from None
+
+
+def iso_utc(utc_ns: int) -> str:
+    """Nanoseconds since 1970 as ISO 8601 in UTC, to the microsecond."""
+    return f"{np.datetime_as_string(np.datetime64(utc_ns, 'ns'), unit='us')}Z"
+
+
 def duration_ns(text: str) -> int:
     """``500ms``, ``1s``, ``10min``, ``1h 30min``, ``1d`` -> nanoseconds. Raises ValueError."""
     parts = _PARTS.findall(text) if _DURATION.fullmatch(text) else []
@@ -68,6 +83,19 @@ def duration_ns(text: str) -> int:
     if total_ns > DURATION_NS_MAX:
         raise ValueError(f"longer than {DURATION_NS_MAX // _UNIT_NS['d']} days")
     return total_ns
+
+
+def duration_option(option: str, text: str | None, *, zero: bool = True) -> int:
+    """The duration that an option gives; 0 where it isn't given. Raises CommandFailed."""
+    if text is None:
+        return 0
+    try:
+        found = duration_ns(text)
+    except ValueError as error:
+        raise CommandFailed(f"{option} {text}: {error}") from None
+    if not found and not zero:
+        raise CommandFailed(f"{option} {text}: a duration above zero")
+    return found
 
 
 def duration_text(ns: int) -> str:

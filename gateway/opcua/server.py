@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from config import status as codes
 from config.points import NO_POINT, PointDef
 from gateway.core.clock import Clock
+from gateway.core.garbage import collection_paused
 from gateway.core.records import RECORD
 from gateway.opcua import Endpoint, site_namespace
-from gateway.opcua.library import MESSAGE_BYTES_MAX, LeanServer, Listener, collection_paused, quiet
+from gateway.opcua.library import MESSAGE_BYTES_MAX, LeanServer, Listener, quiet
 from gateway.opcua.space import NAMESPACE, SiteSpace, data_type, data_value, deleted, standard_id
 
 # So many notifications are queued before other tasks of the process get their turn.

@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway import kernel_cache
 from gateway.cli.prove import write_csv
-from safety.whole import Table
+from safety.prove_whole import Table
 
 LAB = Path("config/sites/soec-lab")
 Gatepost = Callable[..., Any]
@@ -66,8 +68,8 @@ def test_json_says_the_same(gatepost: Gatepost, wrong: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("prove", LAB, "--budget", "soon"), "a duration such as"),
-        (("prove", LAB, "--within", "-1"), "a duration such as"),
+        (("prove", LAB, "--budget", "soon"), "--budget soon: a duration such as"),
+        (("prove", LAB, "--within", "-1"), "--within -1: a duration such as"),
         (("prove", LAB, "--seed", "-1"), "0 or more"),
         (("prove", "no/such/site"), "no such site folder"),
         (("explain", "no/such/site", "A.b"), "no such site folder"),
@@ -94,6 +96,23 @@ def test_a_site_with_errors_is_not_proved(gatepost: Gatepost, wrong: Path) -> No
     done = gatepost("prove", wrong)
     assert done.status == 2
     assert "reference-undefined" in done.err
+
+
+def test_machine_code_comes_from_no_folder_that_others_may_write(
+    gatepost: Gatepost, wrong: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def refuse(state: Path) -> None:
+        assert state.parent == Path(tempfile.gettempdir())
+        assert not any(state.iterdir())
+        seen.append(state.stat().st_mode & 0o777)
+        raise kernel_cache.KernelError("no kernel here")
+
+    monkeypatch.setattr(kernel_cache, "load", refuse)
+    done = gatepost("prove", wrong)
+    assert (done.status, seen) == (2, [0o700])
+    assert "no kernel here" in done.err
 
 
 def test_a_value_that_is_never_again_is_written_with_its_status(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from cloud.historian_sqlite import SqliteHistorian
 from config.status import BAD_TIMEOUT
-from gateway.cli.query import iso_utc
+from gateway.cli.times import iso_utc
 from gateway.core.records import RECORD, Batch, Birth, Event
 from sync.wire import Frame
 

@@ -5,30 +5,25 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from gateway.cli.history import Columns
 from gateway.cli.history_csv import CsvHistory
-from gateway.cli.query import iso_utc
 from gateway.cli.replay import Run, Side, Wanted
 from gateway.cli.replay_events import Occurrence
-from gateway.cli.times import duration_ns, time_ns
+from gateway.cli.times import duration_ns, iso_utc, time_ns
 from safety.compile import compile_site
-from tests.safety.sites import make_site
+from tests.safety.sites import case_site
 
 CASES = Path(__file__).parents[1] / "cases" / "replay"
 FOLDERS = sorted(path.parent.name for path in CASES.glob("*/rules.json"))
 COLUMNS = ["begins", "ends", "kind", "name", "what", "why"]
 
 
-def side_of(rules: dict[str, Any]) -> Side:
-    """The site of a rules.json."""
-    parts = ("AlarmStates", "SystemStates", "Automatic_Controls", "Control_Methods")
-    site = make_site(
-        rules["Channels"], *(rules.get(part) for part in parts), rules.get("Control_States")
-    )
+def side_of(folder: Path) -> Side:
+    """The site of a case."""
+    site = case_site(folder)
     program, findings = compile_site(site)
     assert program is not None, findings
     return Side(Path("test"), site.name, program, site.points, site.scan_period_ns)
@@ -38,7 +33,7 @@ def run_case(folder: Path) -> Run:
     """Replay a case."""
     given = folder / "options.json"
     options = json.loads(given.read_text()) if given.exists() else {}
-    side = side_of(json.loads((folder / "rules.json").read_text()))
+    side = side_of(folder)
     reset = options.pop("reset-after", "0s")
     begin = options.pop("from", None)
     wanted = Wanted(

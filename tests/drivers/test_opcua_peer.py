@@ -6,7 +6,7 @@ import asyncio
 import json
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,8 @@ async def node_opcua(folder: Path) -> AsyncIterator[Peer]:
         peer.url = f"opc.tcp://127.0.0.1:{await peer.line('port')}"
         yield peer
     finally:
-        process.kill()
+        with suppress(ProcessLookupError):  # the test has ended it
+            process.kill()
         await process.wait()
 
 

@@ -1,15 +1,40 @@
-"""Fixtures of the OPC UA tests: one server a module, because each takes a second to start."""
+"""Fixtures of the gateway's tests: a device with its field process, and OPC UA servers.
+
+There is one OPC UA server a module, because each takes a second to start.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
+import pytest
 import pytest_asyncio
 from asyncua import Client
 
 from gateway.core.clock import ManualClock
 from gateway.opcua import OpcUaServer
 from tests.gateway.opcua_case import ANY_PORT, NOW_NS, SITE
+from tests.gateway.running import Running
+from tests.gateway.sites import Rig
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    """A device that answers, and its site folder."""
+    made = Rig(tmp_path)
+    await made.start()
+    yield made
+    await made.stop()
+
+
+@pytest.fixture
+async def running(rig: Rig) -> AsyncIterator[Running]:
+    """A field process whose start-up trip is released."""
+    made = Running(rig)
+    await made.ready()
+    yield made
+    await made.end()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

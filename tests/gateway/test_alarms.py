@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,22 +19,6 @@ from tests.gateway.sites import ALARMS, Rig, eventually
 
 HOT = "Alarms.Hot"
 MINUTE_NS = 60_000_000_000
-
-
-@pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    made = Rig(tmp_path)
-    await made.start()
-    yield made
-    await made.stop()
-
-
-@pytest.fixture
-async def running(rig: Rig) -> AsyncIterator[Running]:
-    made = Running(rig)
-    await made.ready()
-    yield made
-    await made.end()
 
 
 def command(action: str, tag: str = HOT, **more: Any) -> Command:

@@ -28,6 +28,7 @@ class Bench:
         self.table = PointTable(self.points)
         self.commands = Commands(self.points, self.receipts.append)
         self.now_ns = SECOND_NS
+        self.commands.device_back([p.index for p in self.points], self.now_ns)
         self.ids = 0
         self.demands: dict[int, Demand] = {}
         self.proposals: dict[int, Proposal] = {}

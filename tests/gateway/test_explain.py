@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,22 +16,6 @@ from gateway.local import LocalClient, LocalError
 from tests.gateway.running import Running
 from tests.gateway.sites import Rig, eventually
 from tests.safety.sites import EVALUATORS, Plant, S, make_site
-
-
-@pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    made = Rig(tmp_path)
-    await made.start()
-    yield made
-    await made.stop()
-
-
-@pytest.fixture
-async def running(rig: Rig) -> AsyncIterator[Running]:
-    made = Running(rig)
-    await made.ready()
-    yield made
-    await made.end()
 
 
 async def ask(rig: Rig, tag: str) -> dict[str, Any]:

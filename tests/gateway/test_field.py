@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -18,24 +17,6 @@ from gateway.field import prepare
 from gateway.local import LocalClient
 from tests.gateway.running import Running
 from tests.gateway.sites import CONFIG, Rig, eventually
-
-
-@pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    """A device that answers, and its site folder."""
-    made = Rig(tmp_path)
-    await made.start()
-    yield made
-    await made.stop()
-
-
-@pytest.fixture
-async def running(rig: Rig) -> AsyncIterator[Running]:
-    """A field process whose start-up trip is released."""
-    made = Running(rig)
-    await made.ready()
-    yield made
-    await made.end()
 
 
 async def test_outputs_are_driven_safe_at_start_whatever_the_device_held(rig: Rig) -> None:

@@ -191,6 +191,16 @@ async def test_a_tool_reads_points_and_is_told_about_unknown_ones(world: World) 
     await client.close()
 
 
+async def test_no_events_behind_a_number_end_there(world: World) -> None:
+    for step in ("accepted", "verified"):
+        world.journal.event("receipt", {"step": step}, 1)
+    client = LocalClient(world.path)
+    await client.connect()
+    answer = await client.request({"type": "events", "after": 1, "count": 0})
+    assert (answer["events"], answer["last"]) == ([], 1)
+    await client.close()
+
+
 async def test_a_refused_command_is_answered_with_its_reason(world: World) -> None:
     client = LocalClient(world.path)
     await client.connect()
@@ -233,6 +243,9 @@ async def test_a_commands_receipts_come_until_it_is_verified(world: World) -> No
         b"\x00",
         framed({"type": "read", "tags": 5}),
         framed({"type": "read", "tags": [[]]}),
+        framed({"type": "events", "kind": ["trip"]}),
+        framed({"type": "events", "kind": {}}),
+        framed({"type": "events", "count": "all"}),
         framed({"type": "status", "scans": -1}),
         framed({"type": "status", "scans": "all"}),
         framed({"type": "status", "scans": 1.5}),

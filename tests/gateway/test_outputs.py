@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from config import status
 from gateway.outputs import MOVE_NS, REDRIVE_NS, RENAME_NS, VERIFY_NS, Demand, Proposal
 from tests.gateway.points import land, output
 from tests.gateway.test_commands import SECOND_NS, Bench
@@ -132,6 +133,7 @@ def test_a_command_that_a_limit_holds_is_told_once_for_each_limit() -> None:
 def ramped(**more: Any) -> Bench:
     """An output that approaches setpoints by 10 a second."""
     bench = Bench(output(ramp_rate_per_s=10.0, value_min=0.0, value_max=100.0, **more))
+    land(bench.table, 1, 0.0, bench.now_ns)
     bench.cycle(SCAN_NS)
     bench.cycle(SCAN_NS)
     return bench
@@ -221,6 +223,74 @@ def test_a_device_that_comes_back_at_another_value_is_taken_up_there() -> None:
     assert bench.values() == pytest.approx([4.0])
 
 
+def lost(bench: Bench) -> None:
+    """The device is lost on the way, for ten seconds."""
+    bench.commands.device_lost([1])
+    bench.table.rows["status"][1] = status.BAD_NO_COMMUNICATION
+    for _ in range(100):
+        assert not bench.cycle()
+
+
+def test_a_ramp_waits_for_what_a_device_shows_that_was_away() -> None:
+    bench = ramped()
+    bench.send(50.0)
+    for _ in range(20):
+        bench.cycle()
+    lost(bench)
+    bench.commands.device_back([1], bench.now_ns)
+    assert not bench.cycle()
+    land(bench.table, 1, 3.0, bench.now_ns)  # it restarted
+    assert bench.values() == [3.0]
+    assert bench.values() == pytest.approx([4.0])
+
+
+def test_a_ramp_does_not_wait_for_ever_for_a_read_back() -> None:
+    bench = ramped()
+    bench.send(50.0)
+    for _ in range(20):
+        bench.cycle()
+    here = bench.commands.outputs[1].desired
+    lost(bench)
+    bench.commands.device_back([1], bench.now_ns)
+    bench.now_ns += VERIFY_NS
+    assert bench.values() == [here]
+
+
+def test_a_trip_waits_for_no_read_back() -> None:
+    bench = ramped()
+    bench.send(50.0)
+    for _ in range(20):
+        bench.cycle()
+    lost(bench)
+    bench.demands = {1: Demand(0.0, "Fire")}
+    assert bench.values() == [0.0]
+
+
+def test_a_device_that_is_back_has_time_to_show_what_it_took() -> None:
+    bench = Bench()
+    bench.send(5.0)
+    for _ in range(60):
+        bench.cycle()
+    bench.commands.device_lost([1])
+    bench.table.rows["status"][1] = status.BAD_NO_COMMUNICATION
+    for _ in range(60):
+        for write in bench.scan():
+            bench.commands.write_failed(1, write.value, "no answer")
+        bench.now_ns += SCAN_NS
+    bench.commands.device_lost([1])  # for another reason
+    for write in bench.scan():
+        bench.commands.write_failed(1, write.value, "refused")
+    failed = bench.steps(step="failed")
+    assert len(failed) == 1
+    bench.commands.device_back([1], bench.now_ns)
+    bench.now_ns += SECOND_NS
+    (write,) = bench.scan()
+    bench.commands.written(1, write.value, bench.now_ns)
+    bench.now_ns += SCAN_NS
+    bench.scan()  # its poll comes later
+    assert bench.steps(step="failed") == failed
+
+
 def test_a_scan_that_comes_late_makes_no_leap() -> None:
     bench = ramped()
     bench.send(90.0)
@@ -251,6 +321,7 @@ def test_an_output_that_rested_gets_no_credit_for_that_time() -> None:
 
 def test_rate_max_still_refuses_and_counts_from_where_the_ramp_is() -> None:
     bench = Bench(output(ramp_rate_per_s=1.0, rate_max_per_s=5.0))
+    land(bench.table, 1, 0.0, bench.now_ns)
     for _ in range(20):
         bench.cycle()
     assert not bench.send(20.0)

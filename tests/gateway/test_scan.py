@@ -10,6 +10,7 @@ import pytest
 
 from config import status
 from gateway.commands import GATEWAY_WRITES_MAX
+from gateway.scan import NAMED_MAX
 from tests.gateway.plant import Plant, setpoint
 from tests.gateway.test_requests import CONTROLS
 
@@ -108,6 +109,19 @@ def test_two_resets_before_one_scan_are_both_answered(plant: Plant) -> None:
     plant.run()
     assert plant.steps(tag="Gateway.Reset", command="c1") == ["accepted", "verified"]
     assert plant.steps(tag="Gateway.Reset", command="c2") == ["accepted", "verified"]
+
+
+def test_a_reset_of_many_trips_names_some_of_them(tmp_path: Path) -> None:
+    hot = {"When": "Rig.Temperature >= 900", "Effects": {"Rig.Power": 0}}
+    controls = {f"Control/T{n}": hot for n in range(NAMED_MAX + 7)}
+    plant = plant_with(tmp_path, Automatic_Controls=CONTROLS["Automatic_Controls"] | controls)
+    plant.land("Rig.Temperature", 950.0)
+    plant.run()
+    plant.send("Gateway.Reset", 1.0)
+    plant.run()
+    (told,) = plant.events("receipt", tag="Gateway.Reset", step="failed")
+    assert told["reason"].startswith("still active: Control/OverTemp, ")
+    assert told["reason"].endswith(" and 8 more")
 
 
 def test_an_emergency_stop_that_is_taken_back_at_once_stops_all_the_same(plant: Plant) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -37,6 +38,22 @@ EVALUATORS: dict[str, Callable[..., int]] = {
     "native": kernel_cache.load(Path(tempfile.gettempdir())),  # what the field process runs
     "reference": reference.evaluate,
 }
+
+
+def case_site(folder: Path) -> Site:
+    """The site of a case: its rules.json holds what the files of a site hold."""
+    rules = json.loads((folder / "rules.json").read_text(encoding="utf-8"))
+    site = make_site(
+        rules.pop("Channels"),
+        rules.pop("AlarmStates", None),
+        rules.pop("SystemStates", None),
+        rules.pop("Automatic_Controls", None),
+        rules.pop("Control_Methods", None),
+        rules.pop("Control_States", None),
+        rules.pop("Grid_Functions", None),
+    )
+    assert not rules, f"unknown keys {list(rules)}"
+    return site
 
 
 def make_site(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from safety import alarm_states, reference
 from safety.alarm_records import AlarmRefused, Moment, Note
 from safety.alarm_states import Transition
 from safety.alarms import AlarmTable
-from tests.safety.sites import Plant, S, make_site
+from tests.safety.sites import Plant, S, case_site
 
 CASES = Path(__file__).parents[1] / "cases" / "alarms"
 LIVES = sorted(path.stem for path in CASES.glob("*.csv"))
@@ -32,14 +31,7 @@ class Life:
     """One alarm of rules.json, scan by scan."""
 
     def __init__(self, name: str) -> None:
-        rules = json.loads((CASES / "rules.json").read_text(encoding="utf-8"))
-        self.site = make_site(
-            rules["Channels"],
-            rules["AlarmStates"],
-            None,
-            rules["Automatic_Controls"],
-            rules["Control_Methods"],
-        )
+        self.site = case_site(CASES)
         self.plant = Plant(self.site, reference.evaluate)
         self.table = self._new_table()
         self.alarm = [info.name for info in self.table.infos].index(name)

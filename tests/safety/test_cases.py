@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from pathlib import Path
 
 import pytest
 
 from config import status
-from tests.safety.sites import EVALUATORS, MS, Plant, make_site
+from tests.safety.sites import EVALUATORS, MS, Plant, case_site
 
 CASES = Path(__file__).parents[1] / "cases" / "safety"
 FOLDERS = sorted(path.parent.name for path in CASES.glob("*/rules.json"))
@@ -121,18 +120,7 @@ def test_the_cases_are_there() -> None:
 @pytest.mark.parametrize("evaluator", EVALUATORS)
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_the_truth_table_holds(folder: str, evaluator: str) -> None:
-    rules = json.loads((CASES / folder / "rules.json").read_text())
-    site = make_site(
-        rules.pop("Channels"),
-        rules.pop("AlarmStates", None),
-        rules.pop("SystemStates", None),
-        rules.pop("Automatic_Controls", None),
-        rules.pop("Control_Methods", None),
-        rules.pop("Control_States", None),
-        rules.pop("Grid_Functions", None),
-    )
-    assert not rules, f"unknown keys {list(rules)}"
-    plant = Plant(site, EVALUATORS[evaluator])
+    plant = Plant(case_site(CASES / folder), EVALUATORS[evaluator])
     inputs, expected = table(CASES / folder / "inputs.csv"), table(CASES / folder / "expected.csv")
     assert [row["t_ms"] for row in inputs] == [row["t_ms"] for row in expected]
     time_ms, reset = 0, False

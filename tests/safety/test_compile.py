@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from config.findings import Finding
+from config.findings import Finding, SiteError
 from config.load import load_site
-from safety.compile import compile_site
+from safety.compile import compile_site, require_program
 from safety.terms import NESTING_MAX
 from tests.safety.sites import errors, make_site
 
@@ -364,6 +364,17 @@ def test_a_site_that_only_measures_needs_no_emergency_stop() -> None:
 
 
 # ---------------------------------------------------------------- the program
+
+
+def test_a_program_with_any_error_is_for_no_use() -> None:
+    controls = {"C": {"When": "alarm(Hot) == 'Critical'", "Method": "Close"}}
+    site = make_site(CHANNELS, HOT, controls=controls, methods=METHODS)
+    program, found = compile_site(site)
+    assert program is not None, "a level that never comes leaves the program whole"
+    with pytest.raises(SiteError) as raised:
+        require_program(site)
+    assert raised.value.findings == [f for f in found if f.severity == "error"]
+    assert [finding.rule for finding in raised.value.findings] == ["level-unreachable"]
 
 
 def test_the_published_configuration_of_the_seed_shows_its_defects(tmp_path: Path) -> None:

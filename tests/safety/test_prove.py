@@ -18,8 +18,8 @@ from safety import layout
 from safety.compile import compile_site
 from safety.layout import Program
 from safety.prove import Counterexample, Report, Task, prove
-from safety.whole import Table
-from tests.safety.sites import EVALUATORS, MS, Plant, make_site
+from safety.prove_whole import Table
+from tests.safety.sites import EVALUATORS, MS, Plant, case_site
 
 CASES = Path(__file__).parents[1] / "cases" / "prove"
 FOLDERS = sorted(path.parent.name for path in CASES.glob("*/rules.json"))
@@ -56,19 +56,6 @@ def proved(site: Site, program: Program, within_s: float, ticks: int) -> Report:
     )
 
 
-def site_of(folder: str) -> Site:
-    rules = json.loads((CASES / folder / "rules.json").read_text())
-    site = make_site(
-        rules.pop("Channels"),
-        rules.pop("AlarmStates", None),
-        rules.pop("SystemStates", None),
-        rules.pop("Automatic_Controls", None),
-        rules.pop("Control_Methods", None),
-    )
-    assert not rules, f"unknown keys {list(rules)}"
-    return site
-
-
 def last(table: Table) -> dict[str, str]:
     return dict(zip(table.columns, table.rows[-1][1], strict=True))
 
@@ -102,7 +89,7 @@ def replayed(site: Site, table: Table, tag: str) -> list[tuple[float, int, str]]
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_the_site_is_judged_as_expected(folder: str) -> None:
     wanted = json.loads((CASES / folder / "expected.json").read_text())
-    site = site_of(folder)
+    site = case_site(CASES / folder)
     # Drawn histories have no end; where they decide nothing, a few will do.
     ticks = 150 if wanted["result"] == "sampled" else 1_000
     report = proved(site, compiled(site), wanted["within_s"], ticks)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.cli.document import Block, Cell, Code, Heading, Paragraph, paragraph, table
-from gateway.cli.state_diagram import STATES_MAX, Diagram, Edge, clipped
+from gateway.cli.docs_diagram import STATES_MAX, Diagram, Edge, clipped
+from gateway.cli.docs_document import Block, Cell, Code, Heading, Paragraph, paragraph, table
 from safety.terms import show_duration, show_number
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 Names, descriptions and rules come from a site's files and are hostile until they are escaped:
 nothing in them may end a table, open a tag or start a link's markup. The Markdown is GitHub's
-(tables, fenced ``mermaid``); gateway/cli/document_html.py writes the same blocks as HTML.
+(tables, fenced ``mermaid``); gateway/cli/docs_html.py writes the same blocks as HTML.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.cli.output import printable
 
 if TYPE_CHECKING:
-    from gateway.cli.state_diagram import Diagram
+    from gateway.cli.docs_diagram import Diagram
 
 
 @dataclass(frozen=True, slots=True)

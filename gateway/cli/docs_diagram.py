@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.cli.document import plain_line
+from gateway.cli.docs_document import plain_line
 
 STATES_MAX: Final = 30  # more make a picture that nobody reads: the tables remain
 LABEL_CHARS_MAX: Final = 40

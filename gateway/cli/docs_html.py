@@ -6,7 +6,8 @@ import html
 from collections.abc import Iterable
 from typing import Final
 
-from gateway.cli.document import (
+from gateway.cli.docs_diagram import Diagram
+from gateway.cli.docs_document import (
     Block,
     Cell,
     Code,
@@ -17,7 +18,6 @@ from gateway.cli.document import (
     kept_apart,
     plain_line,
 )
-from gateway.cli.state_diagram import Diagram
 
 _STYLE: Final = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 78rem; padding: 0 1rem;

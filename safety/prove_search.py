@@ -17,8 +17,8 @@ from typing import Any, Final
 import numpy as np
 
 from safety import layout as lay
-from safety.abstraction import BAD_TEXT, Choice
-from safety.trial import Action, Bench, Demand, Fault, Step
+from safety.prove_abstraction import BAD_TEXT, Choice
+from safety.prove_trial import Action, Bench, Demand, Fault, Step
 
 COMBINATIONS_MAX: Final = 30_000  # of inputs; where there are more, histories are drawn
 STATES_MAX: Final = 200_000

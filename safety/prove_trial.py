@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from config import status
 from config.points import POINT
 from safety import layout as lay
-from safety.abstraction import Abstraction, Choice
 from safety.decode import Slice, modes_of, of_rule
 from safety.engine import Engine
 from safety.layout import Program
+from safety.prove_abstraction import Abstraction, Choice
 from safety.rows import is_estop
 
 START_NS: Final = 1_000_000_000_000  # the clock at the first scan; ages can't reach before it

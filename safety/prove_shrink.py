@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
-from safety.search import Found, Window
-from safety.trial import Bench, Step
+from safety.prove_search import Found, Window
+from safety.prove_trial import Bench, Step
 
 SHRINK_RUNS_MAX: Final = 4_000
 

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from config import status
 from config.points import GATEWAY_EQUIPMENT, POINT, PointDef
 from safety import layout as lay
-from safety.abstraction import BAD_CHOICE, NEVER_CHOICE, Choice, abstract
 from safety.decode import References, Slice, cut
 from safety.engine import Engine
 from safety.layout import Program
-from safety.search import Found, Window
-from safety.trial import START_NS, Action, Bench, Step, parts_of
+from safety.prove_abstraction import BAD_CHOICE, NEVER_CHOICE, Choice, abstract
+from safety.prove_search import Found, Window
+from safety.prove_trial import START_NS, Action, Bench, Step, parts_of
 
 TRIES_MAX: Final = 300  # of values for the inputs that a part does not read
 CALM_TRIES_MAX: Final = 30

@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from gateway.cli.document import Block, Cell, Code, Heading, paragraph, table
-from gateway.cli.sitedoc_states import machine_blocks
+from gateway.cli.docs_document import Block, Cell, Code, Heading, paragraph, table
+from gateway.cli.docs_states import machine_blocks
 from safety import grid, layout
 from safety.rows import is_estop
 from safety.terms import Compare, Number, Term, Vote, children, show, show_duration, show_number
@@ -19,7 +19,7 @@ from safety.terms import Compare, Number, Term, Vote, children, show, show_durat
 if TYPE_CHECKING:
     from config.points import PointDef
     from config.site import Site
-    from gateway.cli.state_diagram import Diagram
+    from gateway.cli.docs_diagram import Diagram
     from safety.layout import Program, RuleInfo
 
 Kind = TypeVar("Kind")
@@ -71,8 +71,8 @@ def value_text(point: PointDef, value: float) -> str:
     return f"{show_number(value)} {point.units}".rstrip()
 
 
-def duration_text(duration_ns: float) -> str:
-    """A duration; empty where it is none."""
+def span_text(duration_ns: float) -> str:
+    """A duration as the rules write it; empty where it is none."""
     return show_duration(int(duration_ns)) if duration_ns > 0 else ""
 
 
@@ -179,7 +179,7 @@ class _SiteDocument:
                 Code(value_text(point, point.fallback)),
                 Code(number_text(point.ramp_rate_per_s)),
                 Code(number_text(point.rate_max_per_s)),
-                Code(duration_text(point.lease_ns)),
+                Code(span_text(point.lease_ns)),
                 Code(self._point(point.read_back).tag if point.read_back else ""),
             )
             for point in self._site.points
@@ -243,8 +243,8 @@ class _SiteDocument:
             info.kind,
             Code(info.text),
             tuple(Code(level) for level in info.levels) if self._calls(info) else "",
-            Code(duration_text(rule["on_delay_ns"])),
-            Code(duration_text(rule["off_delay_ns"])),
+            Code(span_text(rule["on_delay_ns"])),
+            Code(span_text(rule["off_delay_ns"])),
             yes(info.latch),
             layout.ON_BAD_NAMES[rule["on_bad"]],
             self._votes(info, int(rule["start"])),
@@ -331,7 +331,7 @@ class _SiteDocument:
                 Code(info.name),
                 tuple(Code(level) for level in info.levels),
                 Code(info.text),
-                Code(duration_text(self._program.rules[row]["on_delay_ns"])),
+                Code(span_text(self._program.rules[row]["on_delay_ns"])),
                 layout.ON_BAD_NAMES[self._program.rules[row]["on_bad"]],
                 self._site.personality.states[info.name].Description,
             )
@@ -357,15 +357,15 @@ class _SiteDocument:
             tuple(Code(level) for level in info.levels),
             Code(info.text),
             tuple(Code(limit) for limit in _limits(info.term)),
-            Code(duration_text(rule["on_delay_ns"])),
-            Code(duration_text(rule["off_delay_ns"])),
+            Code(span_text(rule["on_delay_ns"])),
+            Code(span_text(rule["off_delay_ns"])),
             yes(info.latch),
             layout.ON_BAD_NAMES[rule["on_bad"]],
             declared.Cause,
             declared.Consequence,
             declared.Action,
             Code(suppress),
-            Code(duration_text(round(declared.ShelveMax * 1e9)) or "none"),
+            Code(span_text(round(declared.ShelveMax * 1e9)) or "none"),
             declared.Description,
         )
 
@@ -412,7 +412,7 @@ class _SiteDocument:
                     point.units,
                     Code(self._range(point) if point.states else self._numbers(point)),
                     Code(point.scan_class),
-                    Code(duration_text(point.age_ns_max)),
+                    Code(span_text(point.age_ns_max)),
                     Code(number_text(point.deadband) if point.deadband else ""),
                     point.description,
                 )

@@ -22,10 +22,19 @@ from typer.testing import CliRunner
 from config.model import WatchdogEntry
 from config.site import Site
 from gateway.cli.app import app
-from gateway.cli.document import Block, Cell, Code, Heading, Paragraph, Table, markdown, plain_line
-from gateway.cli.document_html import html_page
-from gateway.cli.sitedoc import number_text, site_document, value_text
-from gateway.cli.state_diagram import Diagram, Edge
+from gateway.cli.docs_diagram import Diagram, Edge
+from gateway.cli.docs_document import (
+    Block,
+    Cell,
+    Code,
+    Heading,
+    Paragraph,
+    Table,
+    markdown,
+    plain_line,
+)
+from gateway.cli.docs_html import html_page
+from gateway.cli.docs_site import number_text, site_document, value_text
 from safety import layout
 from safety.compile import compile_site
 from safety.layout import Program
