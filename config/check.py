@@ -105,13 +105,14 @@ def _safe_value_state(site: Site) -> Iterator[Finding]:
 def _safe_value_missing(site: Site) -> Iterator[Finding]:
     for instrument, name, _, point in _channels(site):
         if point.is_output and math.isnan(point.safe_value):
+            ends = " and when a setpoint ends" if math.isnan(point.fallback) else ""
             yield _at(
                 instrument,
                 name,
                 "SafeValue",
                 "safe-value-missing",
-                "This output has no SafeValue, so it keeps what it has at start and when a "
-                "setpoint ends. Declare the value that is safe.",
+                f"This output has no SafeValue, so it keeps what it has at start{ends}. Declare "
+                "the value that is safe.",
                 "warning",
             )
 

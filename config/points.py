@@ -124,6 +124,8 @@ RULE_EQUIPMENT: Final[dict[str, str]] = {
 }
 RESERVED_EQUIPMENT: Final = (GATEWAY_EQUIPMENT, *dict.fromkeys(RULE_EQUIPMENT.values()))
 
+_SWITCH_WORDS: Final = {"on": 1, "true": 1, "off": 0, "false": 0}
+
 # Folders that the seed's rule names start with; the tag's equipment says the same.
 _RULE_FOLDERS: Final = ("Alarms/", "Controls/", "Control/", "Functions/")
 
@@ -134,6 +136,15 @@ def state_number(states: Sequence[str], name: str) -> int | None:
         return states.index(name) if name else None
     folded = [state.lower() for state in states]
     return folded.index(name.lower()) if name.lower() in folded else None
+
+
+def switch_number(states: Sequence[str], word: str) -> int | None:
+    """The value that a word stands for at a discrete point: one of its states, else on or off.
+
+    Names go first: of the states ON, OFF the value 0 is ON, so "off" must not become 0.
+    """
+    state = state_number(states, word)
+    return state if state is not None else _SWITCH_WORDS.get(word.lower())
 
 
 def rule_channel(name: str) -> str:

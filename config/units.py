@@ -168,6 +168,44 @@ def scales_of(dimension: Dimension) -> tuple[float, ...]:
     return tuple(unit.scale for unit in UNITS.values() if unit.dimension == dimension)
 
 
+# What people write where they mean a unit of the table; in small letters.
+_MEANT: Final = {
+    "c": "degC",
+    "celsius": "degC",
+    "deg c": "degC",
+    "deg_c": "degC",
+    "f": "degF",
+    "fahrenheit": "degF",
+    "deg_f": "degF",
+    "kelvin": "K",
+    "pct": "%",
+    "perc": "%",
+    "sec": "s",
+    "second": "s",
+    "seconds": "s",
+    "minute": "min",
+    "minutes": "min",
+    "hr": "h",
+    "hour": "h",
+    "hours": "h",
+    "volt": "V",
+    "volts": "V",
+    "amp": "A",
+    "amps": "A",
+    "watt": "W",
+    "watts": "W",
+}
+
+
+def meant(text: str) -> str:
+    """The unit of the table that an unknown one probably means; '' where none is alike."""
+    word = text.strip().lower()
+    found = _MEANT.get(word)
+    if found is not None:
+        return found
+    return next((symbol for symbol in UNITS if symbol.lower() == word), "")
+
+
 _FACTOR: Final = re.compile(r"\s*(?P<symbol>[^\s*·/^\d²³]+|1)\^?(?P<power>\d|[²³])?\s*")
 
 

@@ -70,6 +70,7 @@ class Commands:
         self._handlers: dict[tuple[str, str], Handler] = {}
         self._reserved: dict[int, str] = {}
         self._seen: OrderedDict[str, None] = OrderedDict()
+        self._ended: dict[int, float] = {}  # outputs whose operator's setpoint a trip ended
         # Which outputs need a look in this scan; most of them rest (see `_attention`).
         self._in_order = list(self.outputs.values())
         count = len(self._in_order)
@@ -192,6 +193,8 @@ class Commands:
             raise CommandRefused(f"lease outside 0 to {point.lease_ns / 1e9:g} s")
         _check_rate(output, command.value, now_ns)
         output.changed_ns = now_ns
+        if command.origin == "operator":
+            self._ended.pop(point.index, None)
         if command.origin in output.setpoints:
             self._end(output, command.origin, f"replaced by {command.id}")
         until_ns = now_ns + command.lease_ns if command.lease_ns else 0
@@ -264,9 +267,19 @@ class Commands:
         demand = output.demand
         for origin, setpoint in list(output.setpoints.items()):
             if demand is not None and demand.kind == "trip":
+                if origin == "operator":
+                    self._ended[output.point.index] = setpoint.value
                 self._end(output, origin, demand.cause)
             elif setpoint.until_ns and now_ns >= setpoint.until_ns:
                 self._end(output, origin, "lease ended")
+
+    def take_ended(self, *, forget: bool) -> list[str]:
+        """The operator's setpoints that trips ended and nobody has commanded again, in words."""
+        points = ((self.outputs[index].point, value) for index, value in self._ended.items())
+        found = [f"{p.tag} = {_shown(p, value)}" for p, value in points]
+        if forget:
+            self._ended.clear()
+        return found
 
     def _tell_held(self, output: Output) -> None:
         """A command that a limit holds is told so, once for each limit."""
@@ -395,6 +408,11 @@ class Commands:
         if now_ns and output.since_ns:
             body["reaction_ms"] = round((now_ns - output.since_ns) / 1e6, 3)
         self._receipt(body)
+
+
+def _shown(point: PointDef, value: float) -> str:
+    named = point.states and 0 <= value < len(point.states)
+    return point.states[int(value)] if named else f"{value:g} {point.units}".rstrip()
 
 
 def check_value(point: PointDef, value: float) -> None:

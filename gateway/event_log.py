@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from gateway.core.records import Event
 
+WAITING: Final = "start-up, waiting for first values"  # why a trip is active that was never read
 LINES_MAX: Final = 20  # of one kind of events, from one `next_second` to the next
 
 _BOTH_WAYS: Final = ("active", "up")  # shown where they are false too: something is over
@@ -50,10 +51,13 @@ def _calls(event: Event) -> bool:
     if kind == "alarm":
         return bool(body.get("announced"))
     if kind == "trip":
-        return bool(body["active"]) and body.get("kind") != "permissive"
+        waits = body.get("reason") == WAITING
+        return bool(body["active"]) and body.get("kind") != "permissive" and not waits
     if kind == "device":
         return not body["up"] or "refuses" in body
-    return kind not in ("state", "gateway")
+    if kind == "gateway":
+        return "still_active" in body  # behind the start-up, and so not for want of values
+    return kind != "state"
 
 
 def _plain(value: Any) -> str:

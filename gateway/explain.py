@@ -24,12 +24,13 @@ from gateway.explain_output import OutputExplainer
 from gateway.local import TEXT_CHARS_MAX, LocalError, nearest_point
 from safety import layout
 from safety.engine import Engine
-from safety.explain import Explainer, Part, missing, nearest
+from safety.explain import Explainer, Part, missing, nearest, reasons
 
 STARTUP: Final = "start-up"
 ACTIVATIONS_MAX: Final = 200  # trips and interlocks whose coming is remembered
 NOTED_MAX: Final = 4  # of one scan: what follows the first ones was not the cause
 RECEIPTS_MAX: Final = 2_000  # outputs whose last receipt is remembered
+NAMED_MAX: Final = 4  # alternatives of one guard
 LISTED_MAX: Final = 50  # rules or points in one list
 _NOTED_KINDS: Final = ("trip", "interlock")
 
@@ -70,6 +71,9 @@ class Explain:
         self._fresh: list[int] = []
         self._standing: set[int] = set()  # noted, and active ever since
         self._came: OrderedDict[int, _Activation] = OrderedDict()
+        self._moved: list[int] = []  # machines, in this scan
+        self._moved_by: dict[int, str] = {}  # machine -> which alternatives of its guard held
+        self._machine_names = {info.name: m for m, info in enumerate(program.machine_info)}
         self._receipts: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
         self._outputs = OutputExplainer(engine, table, commands, self._receipts)
         self._output_points = commands.outputs
@@ -85,6 +89,12 @@ class Explain:
             self._receipts.move_to_end(tag)
             if len(self._receipts) > RECEIPTS_MAX:
                 self._receipts.popitem(last=False)
+        elif event.kind == "state" and body.get("machine"):
+            machine = self._machine_names.get(str(body["machine"]))
+            if machine is not None:
+                self._moved_by.pop(machine, None)
+                if len(self._moved) < NOTED_MAX:
+                    self._moved.append(machine)
         elif event.kind == "trip" and body.get("active") and body.get("kind") in _NOTED_KINDS:
             rule = self._protective.get(str(body.get("name")))
             if rule is not None and rule not in self._standing and len(self._fresh) < NOTED_MAX:
@@ -101,6 +111,20 @@ class Explain:
             if len(self._came) > ACTIVATIONS_MAX:
                 self._standing.discard(self._came.popitem(last=False)[0])
         self._fresh.clear()
+        for machine in self._moved:
+            self._note_move(machine)
+        self._moved.clear()
+
+    def _note_move(self, machine: int) -> None:
+        """Which alternatives of the guard held, where a machine went through one."""
+        engine = self._engine
+        by = int(engine.machine_now["by"][machine])
+        guard = int(engine.program.transitions[by]["guard"]) if by >= 0 else -1
+        part = self._part(guard) if guard >= 0 else None
+        if part is not None and part.is_true:
+            held = reasons(part)
+            if held != [part.text]:
+                self._moved_by[machine] = " and ".join(held[:NAMED_MAX])
 
     # ------------------------------------------------------------ answers
 
@@ -259,6 +283,7 @@ class Explain:
             "since_s": stayed_ns / 1e9,
             "before": info.states[before - first] if before >= 0 else "",
             "by": how.get(by, "") or (way.description or way.guard or "a request" if way else ""),
+            "held": self._moved_by.get(machine, ""),
             "min_left_s": max(int(mode["min_ns"]) - stayed_ns, 0) / 1e9,
             "max_left_s": max(int(mode["max_ns"]) - stayed_ns, 0) / 1e9 if mode["max_ns"] else None,
             "timeout": info.states[timeout - first] if timeout >= 0 else "",

@@ -301,6 +301,7 @@ class Field:
                 task.result()  # a task that ended by itself is a defect; end loudly
             not_safe = await self._make_safe()
             await _cancel(tasks)  # nothing is numbered behind the farewell
+            self.scan.settle()
             self.watchdog.stop()
             overruns = self.statistics.overruns
             body = {"what": "stopped", "overruns": overruns, "not_safe": not_safe}
@@ -327,6 +328,7 @@ class Field:
                 now_ns = clock.monotonic_ns()
                 gap_ns = max(now_ns - began_ns, round(SCAN_GAP_S * 1e9))
                 await asyncio.sleep(max(0, min(gap_ns, due_ns - now_ns)) / 1e9)
+                self.scan.settle()
                 continue
             began_ns = clock.monotonic_ns()
             lateness_ns = max(0, began_ns - due_ns)
@@ -343,6 +345,7 @@ class Field:
                 statistics.overruns += missed
                 due_ns += missed * period_ns
             await asyncio.sleep(0)
+            self.scan.settle()
 
     async def _landed_before(self, due_ns: int) -> bool:
         """Wait for protective points or for the grid; True where the points came first."""

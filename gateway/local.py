@@ -2,7 +2,7 @@
 
 A message is a msgpack map behind its length (4 bytes, big endian). Two kinds of clients:
 
-    link   hello(cursor) -> birth, then data ... and status once a second; taken, health back
+    link   hello(cursor) -> birth, then data ... and alive once a second; taken, health back
     tool   status | read | command -> one answer; a command's answers are its receipts
 
 The socket's file mode (0600) decides who may connect; it never leaves the machine.

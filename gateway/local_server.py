@@ -34,8 +34,7 @@ from gateway.local import (
 )
 from gateway.turns import Turns
 
-STATUS_PERIOD_S: Final = 1.0
-LINK_SCANS: Final = 1_000  # whose times the link's status covers: all of them take 1.5 ms
+ALIVE_PERIOD_S: Final = 1.0  # a link hears from the field at least so often
 DATA_PERIOD_S: Final = 0.005  # at least, from one batch to the next: later records get company
 RECEIPT_WAIT_S: Final = 10.0
 LINK_SILENT_S: Final = 10.0  # a link speaks twice a second; silent for this long, it hangs
@@ -207,7 +206,7 @@ class LocalServer:
         grown = asyncio.Event()
         listener.add_done_callback(lambda _: grown.set())
         self._journal.watch(grown.set)
-        status_ns = 0
+        alive_ns = 0
         try:
             while not listener.done():
                 grown.clear()
@@ -216,20 +215,20 @@ class LocalServer:
                 if batch is not None:
                     await send(writer, {"type": "data", "batch": pack_batch(batch)})
                     cursor = batch.last
-                if began_ns >= status_ns:
-                    await send(writer, {"type": "status", "status": self._status(LINK_SCANS)})
-                    status_ns = began_ns + int(STATUS_PERIOD_S * 1e9)
+                if began_ns >= alive_ns:
+                    await send(writer, {"type": "alive"})
+                    alive_ns = began_ns + int(ALIVE_PERIOD_S * 1e9)
                 if batch is None or batch.last == self._journal.last:
-                    await self._wait_for_more(grown, began_ns, status_ns)
+                    await self._wait_for_more(grown, began_ns, alive_ns)
         finally:
             self._journal.unwatch(grown.set)
         listener.result()
 
-    async def _wait_for_more(self, grown: asyncio.Event, began_ns: int, status_ns: int) -> None:
-        """Until there is something new, or the status is due; then what is left of the period."""
+    async def _wait_for_more(self, grown: asyncio.Event, began_ns: int, alive_ns: int) -> None:
+        """Until something is new or a sign of life is due, then what is left of the period."""
         now_ns = self._clock.monotonic_ns()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(0, status_ns - now_ns) / 1e9):
+            async with asyncio.timeout(max(0, alive_ns - now_ns) / 1e9):
                 await grown.wait()
         left_ns = began_ns + DATA_PERIOD_S * 1e9 - self._clock.monotonic_ns()
         if left_ns > 0:
@@ -315,6 +314,7 @@ class LocalServer:
                     {
                         "tag": point.tag,
                         "value": value,
+                        "kind": point.kind,
                         "units": point.units,
                         "states": point.states,
                         "status": code,

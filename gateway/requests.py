@@ -104,8 +104,10 @@ class Requests:
         else:
             if info.name.endswith("E_Stop"):
                 raise CommandRefused("an emergency stop can't be bypassed")
-            if len(command.comment.strip()) < COMMENT_CHARS_MIN:
-                raise CommandRefused("a bypass needs a comment that says why")
+            short = len(command.comment.strip()) < COMMENT_CHARS_MIN
+            if short and info.bypass_ns_max > 0:  # else the engine says that it can't be at all
+                what = f"a comment that says why, at least {COMMENT_CHARS_MIN} characters"
+                raise CommandRefused(f"a bypass needs {what} (--comment)")
             try:
                 self._engine.bypass(rule, command.lease_ns)
             except BypassRefused as error:

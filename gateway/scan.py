@@ -23,10 +23,12 @@ from gateway.commands import E_STOP, Commands, Write
 from gateway.core.clock import Clock
 from gateway.core.records import Command
 from gateway.core.table import PointTable
+from gateway.event_log import WAITING
 from gateway.journal import Journal
 from gateway.requests import Requests
 from gateway.wishes import Wishes
 from safety.engine import Engine
+from safety.layout import QUALITY_NEVER
 
 _EVENT_OF_KIND: Final = {
     "alarm": "alarm",
@@ -35,6 +37,8 @@ _EVENT_OF_KIND: Final = {
     "interlock": "trip",
     "permissive": "trip",
 }
+AT_ONCE_MAX: Final = 100  # rules that changed, to be told before the outputs are written
+_PROTECTIVE: Final = ("trip", "interlock")
 NAMED_MAX: Final = 50  # rules in one receipt
 _CALCULATED: Final = ("value", "function")  # kinds whose points the program itself writes
 
@@ -74,6 +78,7 @@ class Scan:
         self._startup = True
         self._reset_before = False  # the engine acts on the rising edge
         self._stopped = False
+        self._owed: tuple[NDArray[np.int32], int, int] | None = None  # alarms not yet told
         self._wishes = Wishes(engine, commands.outputs)
         self.requests = Requests(engine, commands, self._event)
         self.alarms = Alarms(site, table, engine, journal, commands, clock)
@@ -90,13 +95,16 @@ class Scan:
 
     def run(self) -> None:
         """One scan."""
+        self.settle()
         now_mono_ns, now_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
         resets = self._take_gateway_writes()
         self._table.age(now_mono_ns, now_utc_ns)
         rows = self._table.rows
         latched = self._engine.latched.copy() if resets else None
         changed = self._engine.scan(rows, now_mono_ns, bool(resets))
-        self.latches_changed |= self.alarms.scan(changed, now_mono_ns, now_utc_ns)
+        self._owed = changed.copy(), now_mono_ns, now_utc_ns
+        if len(changed) <= AT_ONCE_MAX:
+            self.settle()
         for rule in changed.tolist():
             self._rule_changed(rule, now_utc_ns)
         self.requests.tell(changed)
@@ -106,7 +114,7 @@ class Scan:
         self._show_rules(now_mono_ns, now_utc_ns)
         if self._startup and not self._engine.startup:
             self._startup = False
-            self._event("gateway", {"what": "start-up trip released"})
+            self._event("gateway", {"what": "start-up trip released", **self._still_active()})
         if self.stopping and not self._stopped:
             self._stopped = True
             self._wishes.stop()
@@ -115,6 +123,15 @@ class Scan:
         if writes:
             self._write(writes)
         self._journal.report(self._table, now_mono_ns)
+
+    def settle(self) -> None:
+        """Tell the alarms of a scan that had too many; the caller lets writes go out before.
+
+        A flood comes with a trip, and each of its alarms takes 25 µs of the loop.
+        """
+        if self._owed is not None:
+            self.latches_changed |= self.alarms.scan(*self._owed)
+            self._owed = None
 
     def _event(self, kind: str, body: dict[str, Any]) -> None:
         self._journal.event(kind, body, self._clock.utc_ns())
@@ -159,9 +176,19 @@ class Scan:
         gone = [names[rule] for rule in np.flatnonzero(latched & ~self._engine.latched)]
         parts = [f"released: {_some(gone)}"] if gone else []
         parts += [f"still active: {_some(stays)}"] if stays else []
+        ended = self._commands.take_ended(forget=not stays)
+        parts += (
+            [f"trips ended these setpoints, command them again: {_some(ended)}"] if ended else []
+        )
         reason = "; ".join(parts) or "nothing was latched"
         for command in commands:
             self._commands.report(command, "failed" if stays else "verified", reason)
+
+    def _still_active(self) -> dict[str, str]:
+        """What was told as waiting for first values, and is active with them."""
+        active, info = self._engine.active, self._engine.program.info
+        names = [i.name for n, i in enumerate(info) if active[n] and i.kind in _PROTECTIVE]
+        return {"still_active": _some(names)} if names else {}
 
     def _looks(self, rule: int) -> tuple[int, bool, bool]:
         engine = self._engine
@@ -189,6 +216,8 @@ class Scan:
         kind = _EVENT_OF_KIND[info.kind]
         if kind == "trip":
             body |= {"kind": info.kind, "first_out": int(engine.first_out[rule])}
+            if active and engine.startup and engine.state["quality"][rule] == QUALITY_NEVER:
+                body["reason"] = WAITING
         self._journal.event(kind, body, now_utc_ns)
 
     def _show_rules(self, now_mono_ns: int, now_utc_ns: int) -> None:

@@ -13,14 +13,15 @@ from typing import Final
 
 from config.findings import Finding, Severity
 from config.model import AlarmRule
-from config.points import PointDef
+from config.points import PointDef, rule_tag
 from config.site import Site
 from safety import grid, layout
+from safety.condition_checks import check_conditions
 from safety.effects import Drive
 from safety.rows import Row, is_estop
 from safety.shadow import Limit, limit
 from safety.states import ANY_STATE, NO_STATE, Action, Machine, Way, askers, is_automatic
-from safety.terms import show
+from safety.terms import Point, Ref, Term, children, show
 
 _COMPARED_MAX: Final = 16  # candidates that one rule is compared with
 _NAMED_MAX: Final = 6  # points that one finding names
@@ -37,6 +38,7 @@ def check_program(
     yield from _trip_values(file, effects)
     yield from _ageless_inputs(site, rows)
     yield from _suppressed(rows)
+    yield from check_conditions(site, rows)
     yield from _functions(rows)
     yield from _watchdog(site, effects, machines, rows)
     for machine in machines:
@@ -45,6 +47,7 @@ def check_program(
         yield from _immediate(file, machine)
         yield from _shadowed_ways(file, machine)
     yield from _machines_that_disagree(file, machines)
+    yield from _unpermitted(file, rows, machines)
 
 
 def _warning(file: str, key: str, rule: str, message: str) -> Finding:
@@ -234,8 +237,8 @@ def _watchdog(
 
 
 def _unreachable(file: str, machine: Machine) -> Iterator[Finding]:
-    if machine.initial == NO_STATE:
-        return
+    if machine.names_unknown:
+        return  # the way may be one that names no state
     reached = {machine.initial}
     ahead = [machine.initial]
     by_origin: defaultdict[int, set[int]] = defaultdict(set)
@@ -259,7 +262,7 @@ def _unreachable(file: str, machine: Machine) -> Iterator[Finding]:
 
 
 def _without_exit(file: str, machine: Machine) -> Iterator[Finding]:
-    if len(machine.states) < 2:
+    if len(machine.states) < 2 or machine.names_unknown:
         return
     leave = {way.origin for way in machine.ways}
     anywhere = {way.target for way in machine.ways if way.origin == ANY_STATE}
@@ -374,3 +377,72 @@ def _machines_that_disagree(file: str, machines: Sequence[Machine]) -> Iterator[
                 f"states of both want it, {other.name} decides, because it stands first. Let one "
                 "machine drive it.",
             )
+
+
+def _unpermitted(file: str, rows: Sequence[Row], machines: Sequence[Machine]) -> Iterator[Finding]:
+    """States that drive what a permissive permits, and don't ask it on the way in."""
+    permissives: defaultdict[int, list[Row]] = defaultdict(list)
+    for row in rows:
+        for index in row.permits:
+            permissives[index].append(row)
+    if not permissives:
+        return
+    asked: dict[Row, set[Row]] = {}
+    for machine in machines:
+        guards: defaultdict[int, list[Row | None]] = defaultdict(list)
+        for way in machine.ways:
+            guards[way.target].append(way.guard)
+        for state in (machine.initial, *machine.timeouts):
+            guards[state].append(None)  # comes unasked
+        for state, actions in enumerate(machine.actions):
+            for action in actions:
+                for row in permissives.get(action.point.index, ()):
+                    # Where an output is safe it needs nobody's leave.
+                    is_safe = not action.segments and action.value == action.point.safe_value
+                    if not (is_safe or _asks(machine, guards[state], row, asked)):
+                        yield _unpermitted_finding(file, machine, state, action, row)
+
+
+def _unpermitted_finding(
+    file: str, machine: Machine, state: int, action: Action, row: Row
+) -> Finding:
+    return _warning(
+        file,
+        action.key,
+        "permissive-not-asked",
+        f"State {machine.states[state]} drives {action.point.tag}, which {row.name} permits; a "
+        f"permissive stops setpoints only. Put {rule_tag(row.kind, row.name)} into the When of "
+        "every transition to the state.",
+    )
+
+
+def _asks(
+    machine: Machine, guards: list[Row | None], permissive: Row, asked: dict[Row, set[Row]]
+) -> bool:
+    """Whether every way into a state asks the permissive, or this asks for the state."""
+    if permissive.term is not None and _names_machine(permissive.term, machine):
+        return True
+    return all(guard is not None and permissive in _behind(guard, asked) for guard in guards)
+
+
+def _names_machine(term: Term, machine: Machine) -> bool:
+    tag = rule_tag("machine", machine.name)
+    if isinstance(term, Point):
+        return term.tag == tag
+    if isinstance(term, Ref):
+        return term.kind == "state" and rule_tag("machine", term.name) == tag
+    return any(_names_machine(inner, machine) for inner in children(term))
+
+
+def _behind(guard: Row, asked: dict[Row, set[Row]]) -> set[Row]:
+    """What a guard refers to, also through other rules; kept in `asked`."""
+    if guard not in asked:
+        found: set[Row] = set()
+        ahead = list(guard.uses)
+        while ahead:
+            row = ahead.pop()
+            if row not in found:
+                found.add(row)
+                ahead += row.uses
+        asked[guard] = found
+    return asked[guard]

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 from config.findings import Finding, Severity, SiteError
 from config.functions import Expression
 from config.model import ControlRule
-from config.points import PointDef, rule_tag
+from config.points import RESERVED_EQUIPMENT, PointDef, rule_tag
 from config.site import Site
 from safety import grid, grid_findings, layout
 from safety.checks import check_program
@@ -85,6 +86,9 @@ class _Compiler:
         self._depth = 1
         self._row: Row | None = None  # the one that is being emitted
         self._spans: dict[Row, tuple[tuple[int, Term], ...]] = {}
+        gateway = [point.tag for point in site.points if point.source == "gateway"]
+        self._equipment = (*site.instruments, *RESERVED_EQUIPMENT)
+        self._own_tags = _by_equipment([*gateway, *tags, *self._machines.levels])
         self._complete = True
 
     def program(self) -> Program | None:
@@ -181,7 +185,10 @@ class _Compiler:
             report = self._reporter(key)
             emitter = Emitter(self, report, row.on_bad)
             piece = emitter.emit(term)
-            if piece.kind in ("number", "switch") and units:
+            foreign = grid_findings.foreign(key, term, units, piece.measure)
+            if foreign:
+                report("unit-mismatch", foreign)
+            elif piece.kind in ("number", "switch") and units:
                 fitted = emitter.result(piece, term, units)
                 if fitted.code != piece.code:
                     text = f"Write the number in {units}; it is not converted here."
@@ -282,8 +289,10 @@ class _Compiler:
         equipment = tag.partition(".")[0]
         message = f"There is no active point {tag}. "
         instrument = self._site.instruments.get(equipment)
+        if instrument is None and equipment in RESERVED_EQUIPMENT:
+            return message + self._outputs.nearest(tag, self._own_tags[equipment])
         if instrument is None:
-            return message + self._outputs.nearest(equipment, self._site.instruments)
+            return message + self._outputs.nearest(equipment, self._equipment)
         return message + self._outputs.nearest(tag, {p.tag: p for p in instrument.points.values()})
 
     def target(self, ref: Ref) -> Target | None:
@@ -457,6 +466,13 @@ def _severity(rule: str) -> Severity:
 def _tag(row: Row) -> str:
     """The tag of the point that shows a row."""
     return row.name if row.kind == "value" else rule_tag(row.kind, row.name)
+
+
+def _by_equipment(tags: Iterable[str]) -> defaultdict[str, list[str]]:
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for tag in tags:
+        found[tag.partition(".")[0]].append(tag)
+    return found
 
 
 def _needs_truth(row: Row) -> bool:

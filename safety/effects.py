@@ -9,12 +9,11 @@ from typing import Final
 
 from config.findings import Finding, Severity, Suggestions
 from config.model import REQUEST_TOPIC, ControlRule, MethodStep
-from config.points import PointDef, state_number
+from config.points import PointDef, state_number, switch_number
 from config.site import Instrument, Site
 from safety import layout
 from safety.rows import Row, is_estop
 
-_SWITCH_WORDS: Final = {"on": 1.0, "true": 1.0, "off": 0.0, "false": 0.0}
 _NAMED_MAX: Final = 4  # rules that one finding names
 
 Report = Callable[[str, str], None]  # rule of the finding, message; the key is the caller's
@@ -284,14 +283,14 @@ def _settable(point: PointDef, analog: bool, wanted: float | bool | str) -> tupl
                 'number. Write a number, or change its Type from "Analog".'
             )
             return math.nan, fault
-        # Names go first: of the states ON, OFF the value 0 is ON, so "off" must not become 0.
         state = state_number(point.states, wanted)
         if state is not None:
             return float(state), ""
-        if wanted.lower() not in _SWITCH_WORDS:
+        number = switch_number(point.states, wanted)
+        if number is None:
             names = ", ".join((*point.states, "ON", "OFF", "true", "false"))
             return math.nan, f'{point.tag} can\'t be "{wanted}"; it takes: {names}.'
-        value = _SWITCH_WORDS[wanted.lower()]
+        value = float(number)
     elif isinstance(wanted, bool) and analog:
         fault = f"{wanted} can't be written to {point.tag}: it is an analog point. Write a number."
         return math.nan, fault

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import reduce
@@ -119,10 +120,11 @@ class Fit:
         plain = show_number(number.value)
         if to.unit is None:
             rule = "unit-unknown"
+            unknown = _unknown(unit) if unit.dimension is None else ""
             message = (
                 f"{other} has no known unit, so {text} can't be converted; give its channel "
-                f"Units, or write {plain} without a unit."
-            )
+                f"Units, or write {plain} without a unit. {unknown}"
+            ).rstrip()
         elif to.converted:
             rule = "unit-mismatch"
             message = (
@@ -137,7 +139,11 @@ class Fit:
             )
         elif unit.dimension is None or to.unit.dimension is None:
             rule = "unit-unknown"
-            message = f"{text} can't be converted to {to.unit.symbol}, the unit of {other}."
+            strange = unit if unit.dimension is None else to.unit
+            message = (
+                f"{text} can't be converted to {to.unit.symbol}, the unit of {other}: "
+                f"{_unknown(strange)}"
+            )
         else:
             rule = "unit-mismatch"
             message = f"{other} is in {describe(to)}; {text} measures something else."
@@ -159,6 +165,12 @@ class Fit:
         self._report("unit-mismatch", head + remedy + ".", a)
 
 
+def _unknown(unit: Unit) -> str:
+    """That a unit is none of the table, and which one it probably is."""
+    meant = units.meant(unit.symbol)
+    return f'"{unit.symbol}" is no known unit' + (f"; did you mean {meant}?" if meant else ".")
+
+
 def _is_zero_shift(term: Term) -> bool:
     return isinstance(term, Number) and not term.unit and abs(term.value) in ZERO_SHIFTS
 
@@ -178,6 +190,9 @@ def _lead(pieces: Sequence[Piece]) -> int:
 def _remedy(term: Term, measure: Measure, to: Measure) -> str:
     """How a number gets into another scale of the same unit."""
     assert measure.unit is not None and to.unit is not None
+    spare = _spare_factor(term, measure.unit, to.unit)
+    if spare is not None:
+        return f"; leave out {spare}"
     factor = float(f"{measure.unit.scale / to.unit.scale:.12g}")
     if measure.zero != to.zero or factor == 1.0 or " " in measure.unit.symbol + to.unit.symbol:
         return "; let Scalar and Offset of a channel bring both to one scale"
@@ -187,6 +202,18 @@ def _remedy(term: Term, measure: Measure, to: Measure) -> str:
     if isinstance(term, Arithmetic) and term.op in "+-%":
         text = f"({text})"
     return f"; write {text} * {step}, or bring both channels to one unit"
+
+
+def _spare_factor(term: Term, unit: Unit, to: Unit) -> str | None:
+    """The written factor without which a product is in the unit `to`; None where there is none."""
+    if not isinstance(term, Arithmetic) or term.op not in ("*", "/"):
+        return None
+    factor = term.right
+    made = units.unit_of(factor.unit) if isinstance(factor, Number) else None
+    if made is None or made.dimension != units.NUMBER:
+        return None
+    without = unit.scale / made.scale if term.op == "*" else unit.scale * made.scale
+    return f"{term.op} {show(factor)}" if math.isclose(without, to.scale) else None
 
 
 def _short(term: Term) -> str:

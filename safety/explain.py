@@ -195,6 +195,9 @@ class _Reader:
         if rule >= 0 and point.source != "virtual":
             return self._of_level(term, rule)
         note = f"{status.name_of(int(row['status']))}, {self._age(point.index)}"
+        if not usable(cell) and math.isfinite(row["value"]) and cell[1] != lay.QUALITY_NEVER:
+            last = _point_shown(point, (float(row["value"]), lay.QUALITY_GOOD))
+            note += f", last value {last}"
         if rule >= 0:
             note = "calculated"
         return Part(term, *cell, _point_shown(point, cell), note, rule)
@@ -354,7 +357,7 @@ def _of_junction(part: Part, wanted: bool, *, every: bool) -> Iterator[str]:
     if len(ways) < 2:
         yield from (line for _, lines in ways for line in lines)
         return
-    yield "one of these:"
+    yield "one of:"
     for one, lines in ways:
         if one.rule >= 0 or _is_level(one):
             del lines[1:]
@@ -394,7 +397,10 @@ def _of_compare(part: Part, wanted: bool) -> Iterator[str]:
 def _of_reference(part: Part, wanted: bool) -> Iterator[str]:
     if part.is_usable and part.is_true == wanted:
         return
-    yield f"{part.text} is {part.shown}{_in_brackets(part.note)}"
+    if part.is_usable and wanted and part.rule >= 0:  # what is needed, not what is
+        yield f"{part.text} active{_in_brackets(part.note)}"
+    else:
+        yield f"{part.text} is {part.shown}{_in_brackets(part.note)}"
     if part.rule >= 0:
         yield from _of_parts(part.parts, wanted)
         if not wanted and "latched" in part.note:
@@ -413,8 +419,16 @@ def nearest(part: Part, parts_max: int = PARTS_MAX) -> list[tuple[int, Part]]:
     return [(depth, one) for depth, one in part.flat() if id(one) in kept]
 
 
+def reasons(part: Part) -> list[str]:
+    """Which alternatives made a condition true: the parts of its ``or`` that hold, as infix."""
+    if isinstance(part.term, Junction) and part.term.op == "or":
+        found = [line for one in part.parts if one.is_true for line in reasons(one)]
+        return list(dict.fromkeys(found))
+    return [part.text]
+
+
 def _in_brackets(note: str) -> str:
     return f" ({note})" if note else ""
 
 
-__all__ = ["Explainer", "Part", "missing", "nearest"]
+__all__ = ["Explainer", "Part", "missing", "nearest", "reasons"]

@@ -13,12 +13,24 @@ from config.findings import Finding
 from config.functions import Balance, ExportLimit, GridFunction, ImportLimit, PeakShaving
 from config.points import PointDef
 from config.site import Site
+from config.units import NUMBER, UNITS
 from safety import grid, infix
-from safety.terms import Point, RuleSyntaxError, Term, children
+from safety.measures import Measure, describe, measure_of
+from safety.terms import Point, RuleSyntaxError, Term, children, show
 
 # A closed loop over polled values is calm where its time constant is at least this many times the
 # time by which its inputs can differ in age (docs/grid.md, "Why it does not oscillate").
 TIME_CONSTANT_PERIODS = 2
+# What inputs measure whose unit is not that of an output: in words, and as dimensions. A share of
+# the nominal value is as good, and a charger is set by its current.
+_VOLTAGES = (UNITS["V"].dimension, NUMBER)
+_POWERS = (UNITS["W"].dimension, UNITS["A"].dimension, NUMBER)
+QUANTITIES = {
+    "Voltage": ("a voltage in the unit of Nominal", _VOLTAGES),
+    "Exchange": ("a power in the unit of the output", _POWERS),
+    "Power": ("a power in the unit of the output", _POWERS),
+    "Target": ("a power in the unit of the output", _POWERS),
+}
 SHARES_CLOSE = 1e-9  # 0.1 ten times is 1
 
 
@@ -33,6 +45,17 @@ def findings(site: Site) -> list[Finding]:
             file = site.personality.controls_file
             found.append(Finding(file, key, fault.rule, fault.message, fault.severity))
     return found + list(_shares(site))
+
+
+def foreign(key: str, term: Term, symbol: str, measure: Measure) -> str:
+    """What is wrong with an input that measures another thing than its key takes, where no unit
+    of the output says which one; '' where nothing is."""
+    if key not in QUANTITIES or measure.unit is None or not measure.is_known:
+        return ""
+    name, taken = QUANTITIES[key]
+    if measure_of(symbol).is_known or measure.unit.dimension in taken:
+        return ""
+    return f"{show(term)} is in {describe(measure)}, and {key} takes {name}."
 
 
 def _shares(site: Site) -> Iterator[Finding]:

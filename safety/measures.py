@@ -7,6 +7,7 @@ unit, and where a unit isn't known nothing is checked.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final, Literal
@@ -111,8 +112,24 @@ def product(left: Measure, right: Measure, op: str) -> Measure:
 def _symbol(left: str, right: str, op: str) -> str:
     if op == "/":
         right = right.translate({ord("*"): "/", ord("/"): "*"})
-    symbol = right if left == "1" and op == "*" else f"{left}{op}{right}"
+    symbol = _cancelled(right if left == "1" and op == "*" else f"{left}{op}{right}")
     return symbol if len(symbol) <= SYMBOL_CHARS_MAX else "a product of units"
+
+
+def _cancelled(symbol: str) -> str:
+    """The symbol without what stands above and below: ``kW*W/kW`` is ``W``."""
+    first, *rest = re.split(r"([*/])", symbol)
+    above: list[str] = [first]
+    below: list[str] = []
+    for op, factor in zip(rest[::2], rest[1::2], strict=True):
+        here, there = (above, below) if op == "*" else (below, above)
+        if factor in there:
+            there.remove(factor)
+        else:
+            here.append(factor)
+    if len(above) + len(below) == 1 + len(rest) // 2:
+        return symbol  # nothing to take out
+    return "/".join(["*".join(above) or "1", *below])
 
 
 def moved(measure: Measure) -> Measure:

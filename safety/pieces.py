@@ -128,6 +128,7 @@ def active_or_lost(piece: Piece, lost: Piece) -> Piece:
     """The level of a rule as a condition that is true while its own result is bad too; `lost` is
     the number QUALITY_LOST."""
     quality = stacked("number", [piece], [layout.OP_QUALITY])
+    quality.spans = []  # the level stands there twice, and is explained once
     is_lost = stacked("boolean", [quality, lost], [layout.OP_COMPARE, layout.COMPARE_EQ])
     return chained("boolean", [piece, is_lost], layout.OP_OR)
 

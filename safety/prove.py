@@ -10,8 +10,9 @@ large, histories are drawn. What is found is made as short as it gets, and run o
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -20,6 +21,7 @@ from config.points import PointDef
 from safety.decode import References, cut
 from safety.layout import Program
 from safety.prove_abstraction import Abstraction, abstract
+from safety.prove_report import Counterexample, Part, Report, Verdict
 from safety.prove_search import (
     COMBINATIONS_MAX,
     Effort,
@@ -36,7 +38,9 @@ from safety.rows import is_estop
 JOINT_MAX: Final = 4  # causes that are looked at together where one hides the other's fault
 FAULTS_MAX: Final = 12  # counterexamples of one cause
 NOTES_MAX: Final = 50  # outputs that some cause drives elsewhere than to their safe value
-WHOLE_SHARE: Final = 0.1  # of the budget, for the whole program at once
+WHOLE_SHARE: Final = 0.1  # of the budget at most, for the whole program at once
+DRAWN_SHARE: Final = 0.1  # of the budget, kept for histories that are drawn where no proof is
+MACHINE_SHARE: Final = 0.05  # of the budget at most, for histories of a machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,74 +64,37 @@ class Task:
     within_ns: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """What came out for one cause, or for causes that had to be looked at together.
+@dataclass(slots=True)
+class _Job:
+    """A cause, or a machine, that is looked at until nothing new is found.
 
-    rules    names, the first one is what it was for
-    outputs  rows of the whole program's outputs
-    why      it is no proof; empty where it is one
-    open     alone the cause fails, and the whole site could not be made to show it
+    rules    the cause, and those that hide what it does
+    outputs  that are not settled
+    tries    how many counterexamples may still come
+    kept     a search that was cut short, and what it needs to go on
+    draw     whether histories may be drawn: only when nothing can be proved any more
     """
 
-    rules: tuple[str, ...]
-    outputs: tuple[int, ...]
-    stated_ns: int
-    effort: Effort
-    why: tuple[str, ...]
-    open: bool = False
+    rules: tuple[int, ...]
+    outputs: set[int]
+    machine: int = -1
+    tries: int = FAULTS_MAX
+    kept: _Kept | None = None
+    draw: bool = False
 
     @property
-    def is_proof(self) -> bool:
-        """True where every reachable state was visited."""
-        return self.effort.closed and not self.why
-
-
-@dataclass(frozen=True, slots=True)
-class Counterexample:
-    """A history that breaks a claim.
-
-    outputs  tags for which it does; rule is the cause that fails them
-    table    what happens; `known` what would happen if the lost inputs were known, or None
-    """
-
-    claim: str
-    outputs: tuple[str, ...]
-    rule: str
-    text: str
-    table: Table
-    known: Table | None
+    def machines(self) -> tuple[int, ...]:
+        """As `cut` takes them."""
+        return () if self.machine < 0 else (self.machine,)
 
 
 @dataclass(slots=True)
-class Verdict:
-    """What is known of one output.
-
-    result  ``proved``, ``sampled`` (no counterexample in the histories that were drawn),
-            ``open`` (a cause fails alone, and the whole site could not be made to show it),
-            ``refuted``, or ``start-up only`` where no cause drives it
-    """
-
-    tag: str
-    safe: float
-    result: str = "start-up only"
-    stated_ns: int = 0
-    worst_ns: int = 0
-    causes: list[Part] = field(default_factory=list)
-    emergency_stop: bool = False
-
-
-@dataclass(slots=True)
-class Report:
-    """Everything that came out."""
-
-    outputs: list[Verdict] = field(default_factory=list)
-    counterexamples: list[Counterexample] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    machines: list[Part] = field(default_factory=list)
-    scan_period_ns: int = 0
-    histories: int = 0  # of the whole program at once
-    startup_cases: int = 0  # one protective input lost, all others good
+class _Kept:
+    bench: Bench
+    window: Window | None
+    effort: Effort
+    why: list[str]
+    search: Exhaustive | None
 
 
 def prove(task: Task) -> Report:
@@ -160,13 +127,7 @@ class _Prover:
             verdict = Verdict(self.task.points[index].tag, float(program.safe[row]))
             verdict.emergency_stop = any(row in self.driven[rule] for rule in estop)
             report.outputs.append(verdict)
-        jobs = self._jobs()
-        for number, (rules, machine) in enumerate(jobs):
-            share_s = self._share(len(jobs) - number)
-            if machine >= 0:
-                self._machine(machine, share_s)
-            else:
-                self._cause(rules, share_s)
+        self._draw(self._proofs())
         self._estop_first(estop)
         report.notes += itertools.islice(self._unsafe_first(), NOTES_MAX)
         self._startup()
@@ -174,32 +135,69 @@ class _Prover:
         self._conclude()
         return report
 
-    def _jobs(self) -> list[tuple[tuple[int, ...], int]]:
-        """Causes and machines, the small ones first: what they leave of the time is for others."""
+    def _jobs(self) -> list[_Job]:
+        """Causes and machines, the small ones first."""
         size = {rule: len(self.references.closure([rule])[2]) for rule in self.driven}
-        jobs: list[tuple[tuple[int, ...], int]] = [
-            ((rule,), -1) for rule in sorted(self.driven, key=lambda r: (size[r], r))
-        ]
-        return jobs + [((), machine) for machine in range(len(self.task.program.machines))]
+        ordered = sorted(self.driven, key=lambda r: (size[r], r))
+        jobs = [_Job((rule,), set(self.driven[rule])) for rule in ordered]
+        return jobs + [_Job((), set(), at) for at in range(len(self.task.program.machines))]
 
-    def _share(self, jobs: int) -> float:
-        """The time until which the next one of some jobs may take."""
-        left_s = self.task.budget_s * (1 - WHOLE_SHARE) - self.task.spent_s()
-        return self.task.spent_s() + max(left_s, 0.0) / jobs
+    def _work(self, job: _Job, until_s: float) -> bool:
+        return self._cause(job, until_s) if job.machine < 0 else self._machine(job, until_s)
+
+    def _proofs(self) -> list[_Job]:
+        """Prove what can be; what one job leaves of the time is for the others.
+
+        Returns the jobs that are left: there is no proof of them, or none in this time.
+        """
+        jobs, left = self._jobs(), list[_Job]()
+        waiting = deque(jobs, maxlen=len(jobs))
+        least_s = self.task.budget_s / 1000
+        end_s = self.task.budget_s * (1 - WHOLE_SHARE - DRAWN_SHARE)
+        while waiting:
+            job = waiting.popleft()
+            now_s = self.task.spent_s()
+            if self._work(job, now_s + max(end_s - now_s, 0.0) / (len(waiting) + 1)):
+                job.kept = None
+                continue
+            resumes = job.kept is not None and job.kept.search is not None
+            if resumes and self.task.spent_s() < end_s - least_s:
+                waiting.append(job)
+            else:
+                left.append(job)
+        return left
+
+    def _draw(self, jobs: list[_Job]) -> None:
+        """Histories of what is not proved: causes first, they share the time that is left."""
+        for number, job in enumerate(jobs):
+            now_s, job.draw = self.task.spent_s(), True
+            left_s = max(self.task.budget_s * (1 - WHOLE_SHARE) - now_s, 0.0)
+            if job.machine >= 0:
+                left_s = min(left_s, self.task.budget_s * MACHINE_SHARE)
+            causes = sum(other.machine < 0 for other in jobs[number:])
+            self._work(job, now_s + left_s / max(causes, 1))
 
     # ------------------------------------------------------------ one cause
 
-    def _cause(self, rules: tuple[int, ...], until_s: float) -> None:
-        """One cause, until nothing new is found; with others where they hide what it does."""
-        program = self.task.program
-        name = program.info[rules[0]].name
-        open_outputs = set(self.driven[rules[0]])
-        for _ in range(FAULTS_MAX):
-            bench, window = self._bench(rules, (), open_outputs)
-            part, found = self._search(bench, window, rules, until_s, name)
+    def _cause(self, job: _Job, until_s: float) -> bool:
+        """One cause, until nothing new is found; with others where they hide what it does.
+
+        Returns False where it is not done, and goes on when it is called again.
+        """
+        name = self.task.program.info[job.rules[0]].name
+        while job.tries:
+            open_outputs, rules = job.outputs, job.rules
+            kept = job.kept = job.kept or self._begin(job)
+            bench, window = kept.bench, kept.window
+            part, found = self._search(job, kept, until_s, name)
             if found is None:
+                if not job.draw and not part.is_proof:
+                    return False
                 self._note_part(part, open_outputs)
-                return
+                return True
+            job.kept = None
+            job.tries -= 1
+            assert window is not None
             found = shrink(bench, window, found)
             outcome = self.whole.confirm(bench, window, found, self.task.draw)
             if isinstance(outcome, Confirmed):
@@ -207,14 +205,15 @@ class _Prover:
                 self._note_part(part, open_outputs & gone)
                 open_outputs -= gone
             elif outcome is not None and outcome not in rules and len(rules) < JOINT_MAX:
-                rules = (*rules, outcome)  # it acts on the same loss: only together they tell
+                job.rules = (*rules, outcome)  # it acts on the same loss: only together they tell
             elif not part.effort.histories or self.task.spent_s() > until_s:
                 # Another history that is drawn may do better.
                 self._unconfirmed(part, bench, found, open_outputs)
             if not open_outputs:
-                return
+                return True
         why = f"it was given up after {FAULTS_MAX} histories that break a claim of it"
-        self._note_part(replace(part, why=(*part.why, why), open=True), open_outputs)
+        self._note_part(replace(part, why=(*part.why, why), open=True), job.outputs)
+        return True
 
     def _unconfirmed(self, part: Part, bench: Bench, found: Found, open_outputs: set[int]) -> None:
         output = bench.piece.outputs[found.fault.output] if found.fault.output >= 0 else -1
@@ -242,16 +241,21 @@ class _Prover:
         window.outputs = [o for o in window.outputs if piece.outputs[o] in wanted]
         return bench, window
 
+    def _begin(self, job: _Job) -> _Kept:
+        """A search for a job: through all states where that can end."""
+        bench, window = self._bench(job.rules, job.machines, job.outputs)
+        effort, why = Effort(), list(bench.abstraction.inexact)
+        combinations = _combinations(bench.abstraction)
+        if not why and combinations > COMBINATIONS_MAX:
+            why.append(f"its inputs have {combinations} combinations")
+        search = None if why else Exhaustive(bench, window, effort)
+        return _Kept(bench, window, effort, why, search)
+
     def _search(
-        self,
-        bench: Bench,
-        window: Window | None,
-        rules: Sequence[int],
-        until_s: float,
-        name: str,
+        self, job: _Job, kept: _Kept, until_s: float, name: str
     ) -> tuple[Part, Found | None]:
-        """Through all states where that can end, else at random."""
-        task, effort = self.task, Effort()
+        """Through all states, or at random where that can't end and the job says so."""
+        task, bench, window, effort = self.task, kept.bench, kept.window, kept.effort
 
         def tell(text: str) -> None:
             task.tell(f"{name}: {text}")
@@ -259,24 +263,26 @@ class _Prover:
         def over() -> bool:
             return task.spent_s() > until_s
 
-        abstraction = bench.abstraction
-        combinations = _combinations(abstraction)
-        why = list(abstraction.inexact)
         found = None
-        if not why and combinations > COMBINATIONS_MAX:
-            why.append(f"its inputs have {combinations} combinations")
-        if not why:
-            began_s = task.spent_s()
-            half_s = began_s + 0.8 * (until_s - began_s)
-            found = Exhaustive(bench, window, effort).search(lambda: task.spent_s() > half_s, tell)
-            if not effort.closed and found is None:
-                why.append(effort.why)
-        if found is None and not effort.closed:
-            found = Sampled(bench, window, effort, task.draw).search(over, tell)
-        names = tuple(task.program.info[rule].name for rule in rules)
+        if kept.search is not None and not job.draw:
+            found = kept.search.search(over, tell)
+            if effort.is_too_large:
+                kept.search = None
+        why = [*kept.why, *([effort.why] if effort.why and not effort.closed else [])]
+        if job.draw:
+            kept.search = None  # what it remembers is not needed any more
+            settled = bool(job.outputs) and job.outputs <= self.refuted
+            if settled:
+                why.append("another cause refutes the output already")
+            else:
+                found = Sampled(bench, window, effort, task.draw).search(over, tell)
+        info = [task.program.info[rule] for rule in bench.piece.rules]
+        names = tuple(task.program.info[rule].name for rule in job.rules)
         outputs = tuple(bench.piece.outputs[o] for o in window.outputs) if window else ()
         stated_ns = window.stated_ns if window else 0
-        return Part(names, outputs, stated_ns, effort, tuple(why)), found
+        can_be_bypassed = any(about.bypass_ns_max for about in info)
+        part = Part(names, outputs, stated_ns, effort, tuple(why), bypass=can_be_bypassed)
+        return part, found
 
     def _note_part(self, part: Part, outputs: Iterable[int]) -> None:
         for output in outputs:
@@ -301,15 +307,19 @@ class _Prover:
 
     # ------------------------------------------------------------ what is no single cause
 
-    def _machine(self, machine: int, until_s: float) -> None:
-        """What the states of a machine hold."""
-        bench, _ = self._bench((), (machine,), ())
-        name = self.task.program.machine_info[machine].name
-        part, found = self._search(bench, None, (), until_s, name)
+    def _machine(self, job: _Job, until_s: float) -> bool:
+        """What the states of a machine hold; False where it is not done."""
+        kept = job.kept = job.kept or self._begin(job)
+        bench = kept.bench
+        name = self.task.program.machine_info[job.machine].name
+        part, found = self._search(job, kept, until_s, name)
+        if found is None and not job.draw and not part.is_proof:
+            return False
         self.report.machines.append(replace(part, rules=(name,), outputs=bench.piece.outputs))
         if found is not None:
             found = shrink(bench, None, found)
             self._refute(bench, found, self.whole.show(bench, None, found), set())
+        return True
 
     def _estop_first(self, estop: set[int]) -> None:
         """No other cause may come before the emergency stop, nor may it be bypassed."""
@@ -360,10 +370,15 @@ class _Prover:
                     break
 
     def _cause_pair(self, estop: int, other: int) -> None:
-        bench, _ = self._bench((estop, other), (), ())
+        job = _Job((estop, other), set())
+        kept = self._begin(job)
+        bench = kept.bench
         name = self.task.program.info[estop].name
         until_s = self.task.spent_s() + max(self.task.budget_s - self.task.spent_s(), 1.0) / 2
-        _, found = self._search(bench, None, (estop, other), until_s, name)
+        part, found = self._search(job, kept, until_s, name)
+        if found is None and not part.is_proof:
+            job.draw = True
+            _, found = self._search(job, kept, until_s, name)
         if found is None:
             other_name = self.task.program.info[other].name
             note = f"{other_name} would win against {name}, but both were never active together"
@@ -387,11 +402,14 @@ class _Prover:
     def _all_at_once(self) -> None:
         """Drawn histories of the whole program: what the parts can't see together."""
         task = self.task
-        if not self.driven:
+        watched = {output for outputs in self.driven.values() for output in outputs}
+        if watched <= self.refuted:
             return
         bench = self.whole.bench()
         effort = Effort()
-        until_s = task.spent_s() + WHOLE_SHARE * task.budget_s
+        # Not longer than everything else took: what is settled soon is told soon.
+        now_s = task.spent_s()
+        until_s = now_s + min(WHOLE_SHARE * task.budget_s, now_s)
         search = Sampled(bench, None, effort, task.draw)
         found = search.search(
             lambda: task.spent_s() > until_s and effort.histories > 0,

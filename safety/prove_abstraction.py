@@ -404,18 +404,17 @@ def abstract(piece: Slice, points: Mapping[int, PointDef], scan_period_ns: int) 
 
 
 def _timers(program: Program) -> int:
-    """How many times can run out in a program: delays, bypasses, control states."""
+    """How many times can run out in a program: delays and control states."""
     rules, modes = program.rules, program.modes
     delayed = np.count_nonzero(rules["on_delay_ns"] | rules["off_delay_ns"])
     delays = sum(
         step.op == lay.OP_DELAY for rule in range(len(rules)) for step in of_rule(program, rule)
     )
-    bypasses = sum(info.bypass_ns_max > 0 for info in program.info)
     machines = 0
     for machine in program.machines:
         first, count = int(machine["mode"]), int(machine["modes"])
         machines += bool((modes["min_ns"] | modes["max_ns"])[first : first + count].any())
-    return int(delayed) + delays + bypasses + machines
+    return int(delayed) + delays + machines
 
 
 def _times_of_machines(program: Program) -> set[int]:

@@ -52,6 +52,7 @@ class Effort:
     combinations: int = 0
     histories: int = 0
     closed: bool = False  # every reachable state was looked at
+    is_too_large: bool = False  # going on would not help
     why: str = ""  # it was not
     worst_ns: int = 0  # the latest that a known cause acted, from the moment it was there
 
@@ -92,8 +93,7 @@ class Window:
         last: list[Demand] = []
         rounds = [0, *self.steps_ns]
         passed_ns = 0
-        # The end of a bypass in the window is no delay of the cause.
-        twice = twice and self._is_timed and not bench.engine.state["bypass_ns"].any()
+        twice = twice and self._is_timed
         for number, after_ns in enumerate([*rounds, *(self.late_ns if twice else ())]):
             bench.run(Step(after_ns, picks))
             passed_ns += after_ns
@@ -163,12 +163,15 @@ class Exhaustive:
         self._losses = [(picks, bench.lost(picks)) for picks in self._combinations]
         effort.combinations = len(self._combinations)
         self._steps = list(self._edges())
+        self._seen: dict[bytes, tuple[bytes, Step | None]] = {b"": (b"", None)}
+        waiting_max = STATES_MAX + len(self._steps) + 1  # of the last state all may be new
+        self._queue: deque[tuple[bytes, bytes]] = deque([(b"", bench.first)], waiting_max)
+        self._at = 0  # the step to go on with in the first state that waits
 
     def _edges(self) -> Iterator[Step]:
         """Everything that one scan can bring."""
         program, scan_ns = self._bench.engine.program, self._bench.scan_period_ns
-        waits = {*self._bench.abstraction.delays_ns} | {i.bypass_ns_max for i in program.info}
-        waits -= {0}
+        waits = {*self._bench.abstraction.delays_ns} - {0}
         # Two scans can follow each other at once. Delays are multiples of their greatest common
         # divisor. One timer at a time needs no shorter steps; several that run at once end in every
         # order where there are as many steps in it as timers.
@@ -181,24 +184,29 @@ class Exhaustive:
                 yield Step(after_ns, picks, reset, action)
 
     def search(self, out_of_time: OutOfTime, tell: Tell) -> Found | None:
-        """The shortest history that breaks a claim; `effort.closed` says that there is none."""
-        bench, effort = self._bench, self._effort
-        seen: dict[bytes, tuple[bytes, Step | None]] = {b"": (b"", None)}
-        waiting_max = STATES_MAX + len(self._steps) + 1  # of the last state all may be new
-        queue: deque[tuple[bytes, bytes]] = deque([(b"", bench.first)], waiting_max)
+        """The shortest history that breaks a claim; `effort.closed` says that there is none.
+
+        Where the time was over, it goes on from there when it is called again.
+        """
+        bench, effort, seen, queue = self._bench, self._effort, self._seen, self._queue
         while queue:
             name, state = queue.popleft()
             effort.states += 1
             if effort.states % _REPORT_EVERY == 0:
                 tell(f"{effort.states} states, {len(queue)} to look at")
-            found = self._losses_from(state, name, seen) if name else None
+            found = self._losses_from(state, name, seen) if name and not self._at else None
             if found is not None:
                 return found
-            for at, step in enumerate(self._steps):
-                if at % 256 == 0 and out_of_time():
+            for at, step in enumerate(self._steps[self._at :], self._at):
+                if at % 256 == 0 and at > self._at and out_of_time():
+                    self._at = at
+                    queue.appendleft((name, state))
+                    effort.states -= 1  # to be gone on with
                     effort.why = f"the time was over after {effort.states} states"
                     return None
                 bench.engine.restore_snapshot(state)
+                if not bench.matters(step.action):
+                    continue
                 bench.run(step)
                 fault = bench.judge(state, step)
                 if fault is not None:
@@ -207,8 +215,13 @@ class Exhaustive:
                 if key not in seen:
                     seen[key] = (name, step)
                     queue.append((key, bench.engine.snapshot()))
+            self._at = 0
             if len(seen) > STATES_MAX:
                 effort.why = f"it has more than {STATES_MAX} states"
+                effort.is_too_large = True
+                return None
+            if queue and out_of_time():
+                effort.why = f"the time was over after {effort.states} states"
                 return None
         effort.closed = True
         return None

@@ -23,11 +23,13 @@ from safety.prove_abstraction import Abstraction, Choice
 from safety.rows import is_estop
 
 START_NS: Final = 1_000_000_000_000  # the clock at the first scan; ages can't reach before it
+NO_END_NS: Final = 1 << 62  # of a bypass, until an action ends it
 CLAIMS: Final = {
     "loss": "a lost input is never less safe than a known one",
     "time": "a cause acts within the stated time",
     "start-up": "until the first good scan an output with a safe value is demanded at it",
     "finite": "a demand is a finite value",
+    "bypass": "a bypass counts until its end, and no scan longer",
     "latch": "a latched cause stays until a reset finds it gone",
     "emergency stop": "an active emergency stop goes before everything and can't be bypassed",
     "effect": "an active cause drives every output of its method",
@@ -39,7 +41,9 @@ CLAIMS: Final = {
 class Action:
     """Something that a person or a schedule does between two scans.
 
-    rule      row of the rule that is bypassed, for as long as it may be; -1 = none is
+    rule      row of the rule whose bypass begins or ends; -1 = none does
+    ends      the time of the bypass is over at this scan; False = a bypass without an end begins,
+              so that it stands for one of any length, and for one that is asked for again
     machine   row of the machine that is asked for its state number `position`; -1 = none is
     """
 
@@ -47,6 +51,7 @@ class Action:
     machine: int = -1
     position: int = 0
     asker: int = 0
+    ends: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +136,16 @@ class Bench:
 
     def _act(self, action: Action) -> None:
         if action.rule >= 0:
-            self.engine.bypass(action.rule, self.engine.program.info[action.rule].bypass_ns_max)
+            bypass(self.engine, action.rule, ends=action.ends)
         else:
             asker = lay.ASKER_NAMES[action.asker]
             self.engine.request(action.machine, action.position, asker)
+
+    def matters(self, action: Action | None) -> bool:
+        """Whether an action changes anything in the present state."""
+        if action is None or action.rule < 0:
+            return True
+        return bool(self.engine.state["bypass_ns"][action.rule]) == action.ends
 
     def replay(self, history: Sequence[Step]) -> Fault | None:
         """From the start through a history; the first fault on the way."""
@@ -172,6 +183,15 @@ class Bench:
         return [Demand(*row) for row in zip(*columns, strict=True)]
 
 
+def bypass(engine: Engine, rule: int, *, ends: bool) -> None:
+    """Begin a bypass of a rule, or let its time be over at the next scan."""
+    until_ns = engine.state["bypass_ns"]
+    if not ends:
+        until_ns[rule] = NO_END_NS
+    elif until_ns[rule]:
+        until_ns[rule] = max(engine.time_ns, 1)
+
+
 def parts_of(after_ns: int) -> list[int]:
     """A time as steps that the engine counts in full."""
     if after_ns <= lay.STEP_NS_MAX:
@@ -189,6 +209,7 @@ def _actions(program: Program) -> Iterator[Action]:
     for rule, info in enumerate(program.info):
         if info.kind in ("trip", "interlock") and info.bypass_ns_max > 0:
             yield Action(rule=rule)
+            yield Action(rule=rule, ends=True)
     for machine, about in enumerate(program.machine_info):
         first = int(program.machines[machine]["mode"])
         start = int(program.machines[machine]["transition"])
@@ -236,7 +257,7 @@ class _KeyMaker:
             parts.append(np.where(since != 0, np.minimum(time_ns - since, self._wait_ns) + 1, 0))
             parts.append(np.where((since != 0) & self._is_state, state["pending"], 0))
         if self._bypasses:
-            parts.append(np.maximum(state["bypass_ns"] - time_ns, 0))
+            parts.append(state["bypass_ns"] > time_ns)  # when it ends is up to the actions
         slots = engine.slots
         if self._times:
             ages = np.minimum(time_ns - slots, self._slot_ns) + 1
@@ -266,6 +287,7 @@ class _Judge:
         acting = sorted({rule for rule, _ in self._effects})
         self._acting = acting
         self._estop = {n for n in acting if is_estop(program.info[n].name)}
+        self._bypassable = [n for n, info in enumerate(program.info) if info.bypass_ns_max]
         self._watch = [(int(w["rule"]), int(w["point"])) for w in program.watch]
         self._holds = [_holds(program, machine) for machine in range(len(program.machines))]
 
@@ -277,6 +299,7 @@ class _Judge:
             self._finite(demands)
             or self._startup(bench, demands)
             or self._acts(demands)
+            or self._bypasses()
             or self._latches(step)
             or self._held(demands)
         )
@@ -316,6 +339,18 @@ class _Judge:
                 if demand.value != value and demand.cause not in (*self._estop, lay.CAUSE_STARTUP):
                     text = f"another cause demands {demand.value:g} in place of {value:g}"
                     return Fault("emergency stop", output, rule, text)
+        return None
+
+    def _bypasses(self) -> Fault | None:
+        """Until its end a bypass frees what the rule drives; then the rule counts at once."""
+        state, time_ns = self._engine.state, self._engine.time_ns
+        for rule in self._bypassable:
+            row = state[rule]
+            if bool(row["bypassed"]) != bool(row["bypass_ns"] > time_ns):
+                text = "it is bypassed after the end" if row["bypassed"] else "it is not bypassed"
+                return Fault("bypass", -1, rule, text)
+            if row["bypassed"] and row["active"]:
+                return Fault("bypass", -1, rule, "it is bypassed and active")
         return None
 
     def _latches(self, step: Step) -> Fault | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -22,7 +22,7 @@ from safety.engine import Engine
 from safety.layout import Program
 from safety.prove_abstraction import BAD_CHOICE, NEVER_CHOICE, Choice, abstract
 from safety.prove_search import Found, Window
-from safety.prove_trial import START_NS, Action, Bench, Step, parts_of
+from safety.prove_trial import START_NS, Action, Bench, Step, bypass, parts_of
 
 TRIES_MAX: Final = 300  # of values for the inputs that a part does not read
 CALM_TRIES_MAX: Final = 30
@@ -39,12 +39,14 @@ class Table:
     notes     what somebody does before the scan, e.g. a bypass, and how old values are; same
               length as `rows`
     requests  which columns are machines
+    matters   the columns that decide: what the causes in question read, and what is asked for
     """
 
     columns: tuple[str, ...]
     rows: tuple[tuple[int, tuple[str, ...]], ...]  # time in ns, cells
     notes: tuple[str, ...] = ()
     requests: tuple[str, ...] = ()
+    matters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +175,13 @@ class Whole:
             track, _ = _tracks(bench, window, found, self._scan_ns)
         output = found.fault.output
         outputs = [bench.piece.outputs[output]] if output >= 0 else []
-        return self._confirmed(_spread(track, self._scan_ns), None, {}, outputs, bench.piece)
+        shown = self._confirmed(_spread(track, self._scan_ns), None, {}, outputs, bench.piece)
+        if found.fault.rule < 0 or bench is not self._bench:
+            return shown
+        # Of the whole site only what the cause itself reads.
+        read = {self._points[row].tag for row in self._reads(bench.piece.rules[found.fault.rule])}
+        asked = tuple(t for t in shown.table.matters if t in read or t in shown.table.requests)
+        return replace(shown, table=replace(shown.table, matters=asked))
 
     def _confirmed(
         self,
@@ -230,7 +238,10 @@ class Whole:
             notes.append(", ".join(self._notes(step.action, {**picks, **inputs}, piece)))
         reset = [f"{GATEWAY_EQUIPMENT}.{RESET}"] if with_reset else []
         shown = [self._points[self._program.machine_info[m].point].tag for m in asked]
-        return Table((*tags, *reset, *shown), tuple(rows), tuple(notes), tuple(shown))
+        read = {piece.points[row] for row in piece.inputs}
+        matters = [tag for row, tag in zip(points, tags, strict=True) if row in read]
+        columns, matters = (*tags, *reset, *shown), [*matters, *reset, *shown]
+        return Table(columns, tuple(rows), tuple(notes), tuple(shown), tuple(matters))
 
     def _notes(
         self, action: Action | None, inputs: Mapping[int, Choice], piece: Slice
@@ -244,7 +255,8 @@ class Whole:
 
     def _action(self, action: Action, piece: Slice) -> str:
         if action.rule >= 0:
-            return f"bypass of {self._program.info[piece.rules[action.rule]].name}"
+            name = self._program.info[piece.rules[action.rule]].name
+            return f"the bypass of {name} ends" if action.ends else f"bypass of {name}"
         info = self._program.machine_info[piece.machines[action.machine]]
         asker = lay.ASKER_NAMES[action.asker]
         return f"{asker} asks {info.name} for {info.states[action.position]}"
@@ -300,7 +312,7 @@ def _write(rows: NDArray[np.void], inputs: Mapping[int, Choice], now_ns: int) ->
 def _act(engine: Engine, piece: Slice, action: Action) -> None:
     if action.rule >= 0:
         rule = piece.rules[action.rule]
-        engine.bypass(rule, engine.program.info[rule].bypass_ns_max)
+        bypass(engine, rule, ends=action.ends)
     else:
         machine = piece.machines[action.machine]
         engine.request(machine, action.position, lay.ASKER_NAMES[action.asker])

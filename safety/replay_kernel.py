@@ -41,6 +41,7 @@ NOTE: Final = np.dtype(
         ("flags", "i4"),  # FLAG_... of a rule; of a machine: the mode before
         ("first", "i4"),  # where the inputs of that moment begin in the values beside the notes
         ("count", "i4"),  # how many there are
+        ("before", "f8"),  # of an output: what protection demanded at the scan before
     ],
     align=True,
 )
@@ -201,6 +202,7 @@ def _note(notes: Any, words: Ints, what: int, row: int, now_ns: int) -> Any:
     note = notes[0][words[WORD_NOTES]]
     note.time_ns = now_ns
     note.value = math.nan
+    note.before = math.nan
     note.what = what
     note.row = row
     note.level = 0
@@ -276,7 +278,7 @@ def _note_machines(
 def _note_outputs(now: Any, before: Records, memory: Ints, notes: Any, words: Ints) -> None:
     """The demands of protection that the last scan changed, and the end of the start-up trip.
 
-    Where a control state holds an output at a ramp, only the beginning is noted.
+    Where a control state holds an output at a ramp, its beginning and its last value are noted.
     """
     outputs = now[2]
     for at in range(outputs.size):
@@ -284,18 +286,20 @@ def _note_outputs(now: Any, before: Records, memory: Ints, notes: Any, words: In
         kept = before[at]
         moved = output.rank != kept.rank or output.cause != kept.cause
         machine = CAUSE_MACHINE_FROM - output.cause
-        steady = output.cause >= CAUSE_STARTUP or (machine >= 0 and now[3][machine].changed)
-        if steady and output.rank != 0:
+        if output.rank != 0 and machine >= 0:
+            moved = moved or bool(now[3][machine].changed)
+        elif output.rank != 0 and output.cause >= CAUSE_STARTUP:
             moved = moved or output.value != kept.value
         if moved:
             note = _note(notes, words, NOTE_OUTPUT, at, words[WORD_LAST])
             note.value = output.value
+            note.before = kept.value
             note.level = output.rank
             note.cause = output.cause
             words[WORD_NOTES] += 1
             kept.rank = output.rank
             kept.cause = output.cause
-            kept.value = output.value
+        kept.value = output.value
     if words[WORD_STARTUP] != 0 and memory[MEMORY_STARTUP] == 0:
         words[WORD_STARTUP] = 0
         _note(notes, words, NOTE_STARTUP, 0, words[WORD_LAST])

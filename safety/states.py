@@ -52,7 +52,10 @@ class Action:
 
 @dataclass(slots=True)
 class Machine:
-    """One machine as it was declared, with names as positions; NO_STATE where one is unknown."""
+    """One machine as it was declared, with names as positions; NO_STATE where one is unknown.
+
+    names_unknown  a transition, timeout or `Initial` names no state of the machine
+    """
 
     name: str
     key: str
@@ -60,6 +63,7 @@ class Machine:
     states: tuple[str, ...]
     positions: dict[str, int]
     initial: int = NO_STATE
+    names_unknown: bool = False
     ways: list[Way] = field(default_factory=list)
     timeouts: list[int] = field(default_factory=list)  # by state
     actions: list[list[Action]] = field(default_factory=list)  # by state
@@ -137,6 +141,7 @@ class Machines:
         found = machine.positions.get(name)
         if found is not None:
             return found
+        machine.names_unknown = True
         near = self._outputs.nearest(name, machine.states)
         message = f'{machine.name} has no state "{printable(name)}". {near}'
         self._add(key, "state-undefined", message)
@@ -222,8 +227,9 @@ class Machines:
                 yield self._ramp(machine, state, point, ramp, place)
 
     def _ramp(self, machine: Machine, state: int, point: PointDef, ramp: Ramp, key: str) -> Action:
-        if not self._outputs.is_analog(point):
-            message = f"{point.tag} is discrete and can't follow a ramp. Use Hold or Set."
+        analog = self._outputs.is_analog(point)
+        if not analog:
+            message = f"Ramps are for analog outputs; {point.tag} is discrete. Use Hold or Set."
             self._add(key, "ramp-discrete", message)
         elif point.read_back == 0 and ramp.Segments[0].Rate is not None:
             message = (
@@ -233,7 +239,8 @@ class Machines:
             self._add(key, "ramp-without-read-back", message, "warning")
         segments = []
         for at, segment in enumerate(ramp.Segments):
-            self._outputs.value(point, segment.To, self._report(f"{key}.Segments[{at}].To"))
+            if analog:
+                self._outputs.value(point, segment.To, self._report(f"{key}.Segments[{at}].To"))
             segments.append((segment.To, segment.Rate or 0.0, _ns(segment.Hold)))
         pause = None
         if ramp.PauseWhen is not None:

@@ -107,7 +107,7 @@ class ModbusFront:
         for table in ("holding", "inputs", "coils", "discretes"):
             self.bank.allow_only(table, self._extent(table))
         self.server = ModbusServer(
-            self.bank, host=device.host, port=device.port, unit=device.unit, on_write=self._written
+            self.bank, host=device.host, port=device.port, unit=device.unit, on_write=self.written
         )
 
     def _extent(self, table: str) -> list[tuple[int, int]]:
@@ -118,7 +118,8 @@ class ModbusFront:
         first = min(slot.address for slot in slots)
         return [(first, max(slot.address + slot.width for slot in slots) - first)]
 
-    def _written(self, table: str, first: int, values: list[int]) -> None:
+    def written(self, table: str, first: int, values: list[int]) -> None:
+        """Remember what a client has set; raises Rejected where the device doesn't take it."""
         touched = [
             slot
             for slot in self.slots.values()

@@ -20,6 +20,7 @@ ERRORS_MAX: Final = 16
 
 UNDEFINED_HEADER: Final = '-113,"Undefined header"'
 MISSING_PARAMETER: Final = '-109,"Missing parameter"'
+EXECUTION_ERROR: Final = '-200,"Execution error"'
 NO_NUMBER: Final = '-120,"Numeric data error"'
 OUT_OF_RANGE: Final = '-222,"Data out of range"'
 QUEUE_OVERFLOW: Final = '-350,"Queue overflow"'
@@ -71,6 +72,7 @@ class Instrument:
 
     def __init__(self, device: Device, on_set: Callable[[str, float], None]) -> None:
         self.values = dict.fromkeys(device.channels, 0.0)
+        self.refused: set[str] = set()  # channels that are neither read nor set now
         self._device = device
         self._on_set = on_set
         self._errors: deque[str] = deque(maxlen=ERRORS_MAX)
@@ -112,6 +114,9 @@ class Instrument:
         header = short_form(header)
         answers = self._queries.get(_spoken(message))
         if answers is not None:
+            if not self.refused.isdisjoint(answers.values()):
+                self._report(EXECUTION_ERROR)
+                return None
             return ",".join(
                 _number(self.values[answers[place]]) if place in answers else "0"
                 for place in range(max(answers) + 1)
@@ -143,6 +148,9 @@ class Instrument:
         return None
 
     def _set(self, setting: _Setting, argument: str) -> None:
+        if setting.channel in self.refused:
+            self._report(EXECUTION_ERROR)
+            return
         if not argument:
             self._report(MISSING_PARAMETER)
             return

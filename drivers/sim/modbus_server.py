@@ -65,6 +65,7 @@ class RegisterBank:
         self.coils: NDArray[np.bool_] = np.zeros(ADDRESSES, dtype=np.bool_)
         self.discretes: NDArray[np.bool_] = np.zeros(ADDRESSES, dtype=np.bool_)
         self._valid: dict[str, NDArray[np.bool_]] = {}
+        self.refused: set[tuple[str, int, int]] = set()  # (table, first, count): exception 2 now
 
     def allow_only(self, kind: str, ranges: Iterable[tuple[int, int]]) -> None:
         """Declare the (first, count) ranges of a table that exist; all else answers exception 2."""
@@ -126,12 +127,15 @@ class RegisterBank:
         return self.get(kind, address, "float32", byte_order, word_order)
 
     def check_range(self, kind: str, first: int, count: int) -> None:
-        """Raises Rejected(2) where a part of the range does not exist."""
+        """Raises Rejected(2) where a part of the range does not exist or is refused."""
         if first + count > ADDRESSES:
             raise Rejected(ILLEGAL_ADDRESS)
         valid = self._valid.get(kind)
         if valid is not None and not valid[first : first + count].all():
             raise Rejected(ILLEGAL_ADDRESS)
+        for table, start, width in self.refused:
+            if table == kind and start < first + count and first < start + width:
+                raise Rejected(ILLEGAL_ADDRESS)
 
     def _table(self, kind: str) -> NDArray[np.uint16] | NDArray[np.bool_]:
         assert kind in ("holding", "inputs", "coils", "discretes"), f"no table is called {kind}"

@@ -72,9 +72,10 @@ class Device:
     channels: dict[str, dict[str, Any]]
 
 
-def load_device(site: Path, instrument: str) -> Device:
+def load_device(site: Path, instrument: str, place: tuple[str, int] | None = None) -> Device:
     """Read ``<site>/<instrument>.json``, or the file that the equipment list gives it.
 
+    `place` is where it listens, host and port; without it what the file says.
     Raises DeviceFileError where there is none, or where it names no address to listen on.
     """
     path = _instrument_file(site, instrument)
@@ -87,8 +88,8 @@ def load_device(site: Path, instrument: str) -> Device:
             name=str(tags["EquipmentName"]),
             file=path,
             protocol=str(tags["Communication"]),
-            host=str(connection.get("IP") or "127.0.0.1"),
-            port=int(tags["PortNum"]),
+            host=place[0] if place else str(connection.get("IP") or "127.0.0.1"),
+            port=place[1] if place else int(tags["PortNum"]),
             unit=int(connection.get("Unit") or 1),
             tags=tags,
             channels=active,

@@ -17,6 +17,7 @@ from gateway.cli import (
     demo,
     discover,
     docs,
+    estop,
     events,
     explain,
     operate,
@@ -26,6 +27,7 @@ from gateway.cli import (
     query,
     replay,
     run,
+    simulate,
     templates,
     trace,
 )
@@ -64,6 +66,7 @@ app.command()(run.run)
 app.command()(operate.status)
 app.command()(operate.read)
 app.command(context_settings={"ignore_unknown_options": True})(operate.write)
+app.command()(estop.estop)
 app.command()(protect.reset)
 app.command()(protect.states)
 app.command()(protect.bypass)
@@ -76,7 +79,7 @@ app.command()(explain.explain)
 app.command()(prove.prove)
 app.command()(discover.discover)
 app.command()(trace.trace)
-app.command()(trace.simulate)
+app.command()(simulate.simulate)
 app.command()(templates.templates)
 app.command()(query.query)
 app.command()(replay.replay)

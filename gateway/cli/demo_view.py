@@ -11,7 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from gateway.cli.view import small_view
+from gateway.cli.view import machines_text, small_view
 
 NOTES_MAX: Final = 2
 LINE_PERIOD_S: Final = 5.0
@@ -100,4 +100,6 @@ def progress_line(status: Mapping[str, Any], seconds: float) -> str:
         f"stored {status['taken']}  acknowledged {acknowledged}  "
         f"backlog {link.get('backlog', 0):.0f}  {broker}"
     )
+    machines = machines_text(status)
+    text += f"  {machines}" if machines else ""
     return f"{text}  active: {rules}" if rules else text

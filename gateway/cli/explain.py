@@ -172,7 +172,9 @@ def _rule(answer: Answer) -> Iterator[str]:
     if answer["came"] and (answer["active"] or answer["latched"]):
         yield f"  when it came, {_time(answer['came']['utc_ns'])}:"
         yield from _parts(answer["came"]["parts"])
-    yield from _missing(answer["missing"], "what is missing to end it:")
+    permits = answer["kind"] in ("permissive", "guard")
+    title = "needed to permit:" if permits else "what is missing to end it:"
+    yield from _missing(answer["missing"], title)
 
 
 def _marks(answer: Answer) -> str:
@@ -203,7 +205,8 @@ def _missing(missing: Sequence[str], title: str) -> Iterator[str]:
 def _machine(answer: Answer) -> Iterator[str]:
     came = f", from {answer['before']}" if answer["before"] else ""
     yield f"{answer['name']} is in {answer['state']}"
-    yield f"  for {answer['since_s']:.0f} s{came} by {answer['by']}"
+    held = f", of which held: {answer['held']}" if answer.get("held") else ""
+    yield f"  for {answer['since_s']:.0f} s{came} by {answer['by']}{held}"
     if answer["min_left_s"]:
         yield f"  stays at least another {answer['min_left_s']:.3g} s, but for urgent transitions"
     if answer["max_left_s"] is not None:
@@ -216,10 +219,13 @@ def _machine(answer: Answer) -> Iterator[str]:
         guard = f" when {way['guard']}" if way["guard"] else ""
         ready = "" if way["missing"] else ": nothing is missing"
         yield f"  to {way['to']} ({by}){guard}{ready}"
-        if way["missing"]:
-            yield "      missing:"
-        for line in way["missing"]:
-            yield f"        {line}"
+        yield from _needed(way["missing"])
+
+
+def _needed(missing: Sequence[str]) -> Iterator[str]:
+    """What a transition waits for; the first line stands behind the word."""
+    for at, line in enumerate(missing):
+        yield f"        {line}" if at else f"      needed: {line}"
 
 
 def _input(answer: Answer) -> Iterator[str]:

@@ -101,6 +101,7 @@ class Columns:
         self._source = source
         self.unknown: list[str] = []
         self.calculated: list[str] = []
+        self._seen: set[str] = set()  # names of `given` that the data have
         for name, entry in given.items():
             self._check(name, entry)
 
@@ -121,6 +122,12 @@ class Columns:
                 what = f"unknown key {min(odd)}" if odd else "a wrong type"
                 raise CommandFailed(f"{self._source}: {name}: {what}")
 
+    @property
+    def absent(self) -> str:
+        """Which columns of the map the data don't have, in words; complete after the last piece."""
+        names = [n for n, entry in self._given.items() if entry is not None and n not in self._seen]
+        return f"{self._source} maps columns that the data lack: {listed(names)}" if names else ""
+
     def find(self, name: str, unit: str = "") -> Column | None:
         """The column of a name; None where it is no point, or one that the replay calculates.
 
@@ -131,6 +138,7 @@ class Columns:
         plain = name.strip()
         if plain in self._given:
             entry = self._given[plain]
+            self._seen.add(plain)
             if entry is None:
                 return None
         elif plain not in self._points:
@@ -138,6 +146,7 @@ class Columns:
             if with_unit:
                 plain, unit = with_unit["name"], with_unit["unit"] or unit
             entry = self._given.get(plain)
+            self._seen.add(plain)
         scaling = entry if isinstance(entry, Mapping) else {}
         tag = scaling.get("Tag", entry or plain)
         point = self._points.get(tag)
@@ -220,6 +229,7 @@ def need_columns(where: Path, columns: Sequence[Column], known: Columns) -> None
         raise CommandFailed(
             f"{where}: no column is a point of the site (columns: {names}); "
             'map them with --map FILE, e.g. {"T_stack": "Stack.Temperature"}'
+            + (f"; {known.absent}" if known.absent else "")
         )
     first: dict[str, str] = {}
     for column in columns:

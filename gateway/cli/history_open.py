@@ -20,6 +20,7 @@ from safety.replay import Block
 _SUFFIXES: Final = (".csv", ".csv.gz", ".parquet", ".pq")
 _SQLITE: Final = b"SQLite format 3\x00"
 _PARQUET: Final = b"PAR1"
+_PARQUET_SUFFIXES: Final = (".parquet", ".pq")
 
 
 def open_history(path: Path, known: Columns, gateway: str, from_ns: int | None) -> History:
@@ -49,6 +50,11 @@ def _open_file(path: Path, known: Columns, gateway: str, from_ns: int | None) ->
         raise CommandFailed(f"{path}: {error.strerror}") from error
     if head.startswith(_PARQUET):
         return ParquetHistory(path, known)
+    if path.name.lower().endswith(_PARQUET_SUFFIXES):
+        raise CommandFailed(
+            f"{path}: no Parquet file: it does not begin with PAR1; it is damaged, or something "
+            "else, which needs its own ending, such as .csv"
+        )
     if head != _SQLITE:
         return CsvHistory(path, known)
     kind = kind_of(path)

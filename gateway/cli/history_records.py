@@ -22,6 +22,7 @@ from gateway.cli.times import duration_text
 from safety.replay import Block
 
 LATE_NS: Final = 60_000_000_000  # further back than this is no device's doing
+_NEVER_NS: Final = -(2**62)
 WARM_UP_NS: Final = 600_000_000_000  # heartbeats of every point lie within
 
 
@@ -36,6 +37,7 @@ class _Recorded:
         self._names = Names(known)
         self.columns: Sequence[Column] = self._names.every
         self._now_ns: int | None = None
+        self._newest_ns = np.full(len(self.columns), _NEVER_NS)  # of each point
         self._late = 0
         self._latest_ns = 0  # how far back the furthest one was
 
@@ -56,15 +58,26 @@ class _Recorded:
         utc_ns = rows["utc_ns"]
         first = utc_ns[0] if self._now_ns is None else self._now_ns
         times = np.maximum(np.maximum.accumulate(utc_ns), first)
-        behind = times - utc_ns
-        late = behind > LATE_NS
-        self._late += int(np.count_nonzero(late))
-        self._latest_ns = max(self._latest_ns, int(behind.max()))
-        self._now_ns = int(times[-1])
         keep = ids >= 0
+        self._count_late(ids[keep], utc_ns[keep], times[keep])
+        self._now_ns = int(times[-1])
         starts = np.arange(int(np.count_nonzero(keep)) + 1, dtype=np.int64)
         values, codes = rows["value"][keep], rows["status"][keep]
         return Block(times[keep], starts, ids[keep], values, codes, done)
+
+    def _count_late(
+        self, ids: NDArray[np.int32], utc_ns: NDArray[np.int64], now_ns: NDArray[np.int64]
+    ) -> None:
+        """Count the values that are older than the one before of the same point.
+
+        A heartbeat repeats a value that has not changed with the time since which it has been so:
+        old, but never older.
+        """
+        if (now_ns - utc_ns > LATE_NS).any():
+            behind = newest_so_far(ids, utc_ns, self._newest_ns) - utc_ns
+            self._late += int(np.count_nonzero(behind > LATE_NS))
+            self._latest_ns = max(self._latest_ns, int(behind.max()))
+        np.maximum.at(self._newest_ns, ids, utc_ns)
 
     def _finish(self) -> None:
         if self._late:
@@ -160,6 +173,22 @@ class HistorianHistory(_Recorded):
         except HistorianError as error:
             raise CommandFailed(str(error)) from error
         self._finish()
+
+
+def newest_so_far(
+    ids: NDArray[np.int32], utc_ns: NDArray[np.int64], before: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """(N,) the newest time of each row's own point up to it, with `before` of earlier blocks."""
+    known = np.concatenate((before[ids], utc_ns))  # each row behind what was before all of them
+    moments, ranks = np.unique(known, return_inverse=True)
+    rows = np.tile(np.arange(len(ids)), 2)
+    rows[: len(ids)] = 0
+    order = np.lexsort((rows, np.tile(ids, 2)))
+    offsets = np.tile(ids, 2)[order].astype(np.int64) * len(moments)
+    newest = np.maximum.accumulate(ranks[order] + offsets) - offsets
+    found = np.empty(len(known), dtype=np.int64)
+    found[order] = moments[newest]
+    return found[len(ids) :]
 
 
 def _look_up(table: NDArray[np.int32], rows: NDArray[np.void]) -> NDArray[np.int32]:

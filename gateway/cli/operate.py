@@ -16,7 +16,7 @@ import typer
 
 from config import status as codes
 from config.findings import nearest
-from config.points import state_number
+from config.points import state_number, switch_number
 from gateway.cli.output import EXIT_BAD, CommandFailed, console, number, print_json, table
 from gateway.cli.session import session
 from gateway.cli.site import JsonOption, SiteArgument, StateOption, Target, target_of
@@ -98,7 +98,7 @@ def write(
     point: Annotated[str, typer.Argument(metavar="POINT", help="Tag, Equipment.Channel.")],
     value: Annotated[
         str | None,
-        typer.Argument(metavar="VALUE", help="A number in the point's units, or a state's name."),
+        typer.Argument(metavar="VALUE", help="A number, a state's name; on or off."),
     ] = None,
     lease: Annotated[
         float | None,
@@ -146,7 +146,7 @@ def _write_direct(target: Target, tag: str, text: str, yes: bool, json: bool) ->
 
     with no_gateway(target) as site:
         point = output_of(site, tag)
-        value = parse_value(text, point.states, tag)
+        value = parse_value(text, point.states, tag, discrete=point.kind == "discrete")
         in_range(point, value)
         shown = f"{tag} = {number(value, point.states)} {point.units}".rstrip()
         if not yes:
@@ -226,10 +226,12 @@ async def _write(
     out = console()
     async with session(target) as (client, status):
         row = (await client.request({"type": "read", "tags": [tag]}))["points"][0]
+        discrete = row.get("kind") == "discrete"
+        number = parse_value("0" if value is None else value, row["states"], tag, discrete=discrete)
         command = Command(
             id=SystemClock().new_id(),
             tag=tag,
-            value=0.0 if value is None else parse_value(value, row["states"], tag),
+            value=number,
             lease_ns=int(lease_s * 1e9),
             release=release,
             source=f"command line, {user_name()}",
@@ -256,15 +258,21 @@ def fallback_line(target: Target, status: Mapping[str, Any], tag: str) -> str:
     return f"{first}it falls back to {number(point.fallback, point.states)} {point.units}".rstrip()
 
 
-def parse_value(text: str, states: Sequence[str], tag: str) -> float:
-    """A number, or the name of one of the point's states. Raises CommandFailed."""
-    state = state_number(states, text)
+def parse_value(text: str, states: Sequence[str], tag: str, *, discrete: bool = False) -> float:
+    """A number, or the name of one of the point's states; of a discrete point also on or off.
+
+    Raises CommandFailed.
+    """
+    # Of a machine 1 is its first state, whatever that is: on is none of them. It has no state 0.
+    switch = discrete and not (states and not states[0])
+    state = switch_number(states, text) if switch else state_number(states, text)
     if state is not None:
         return float(state)
     try:
         return float(text)
     except ValueError:
         known = f" and no state of {tag} ({', '.join(filter(None, states))})" if states else ""
+        known += ", on or off" if switch and not states else ""
         raise CommandFailed(f"{text!r} is no number{known}") from None
 
 

@@ -5,7 +5,7 @@ runs on this machine.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Final
 
@@ -37,7 +37,7 @@ def bypass(
         str, typer.Option("--for", metavar="DURATION", help="How long: 30s, 10min, 1h, 1d.")
     ] = "",
     comment: Annotated[
-        str, typer.Option("--comment", metavar="TEXT", help="Why; stands in the event.")
+        str, typer.Option("--comment", metavar="TEXT", help="Why, at least 3 characters.")
     ] = "",
     end: Annotated[bool, typer.Option("--end", help="End the bypass now.")] = False,
     state: StateOption = None,
@@ -56,8 +56,6 @@ def bypass(
         return
     if end == bool(duration):
         raise CommandFailed("give either --for DURATION or --end")
-    if not end and not comment.strip():
-        raise CommandFailed("a bypass needs a --comment that says why")
     lease_ns = duration_option("--for", duration or None)
     keys = {
         "action": "end-bypass" if end else "bypass",
@@ -118,17 +116,22 @@ async def _bypass(
         if tag not in tags:
             hint = nearest(tag, tags)
             raise CommandFailed(f"there is no control {control}. {hint}")
-        return await _run(client, _command(tag, 0.0, **keys), quiet)
+        return await run_command(client, command_for(tag, 0.0, **keys), quiet)
 
 
 async def _reset(target: Target, quiet: bool) -> list[dict[str, Any]]:
     async with session(target) as (client, _):
-        return await _run(client, _command(RESET, 1.0), quiet)
+        return await run_command(client, command_for(RESET, 1.0), quiet)
 
 
 async def _machines(target: Target, name: str | None) -> list[dict[str, Any]]:
+    """The machines, each with the transitions that lead away from its present state."""
     async with session(target) as (client, _):
-        return await _found_machines(client, name)
+        found = await _found_machines(client, name)
+        for machine in found:
+            about = await client.request({"type": "explain", "tag": machine["tag"]})
+            machine["transitions"] = about["transitions"]
+        return found
 
 
 async def _found_machines(client: LocalClient, name: str | None) -> list[dict[str, Any]]:
@@ -153,16 +156,17 @@ async def _ask(target: Target, machine: str, state: str, quiet: bool) -> list[di
         if state.lower() not in folded:
             raise CommandFailed(f"{found['name']} has no state {state}. {nearest(state, names)}")
         position = names.index(state) if state in names else folded.index(state.lower())
-        command = _command(found["tag"], 1.0 + position)
-        return await _run(client, command, quiet, ("", *names))
+        command = command_for(found["tag"], 1.0 + position)
+        return await run_command(client, command, quiet, ("", *names))
 
 
-def _command(tag: str, value: float, **keys: Any) -> Command:
+def command_for(tag: str, value: float, **keys: Any) -> Command:
+    """A local operator's command of this user."""
     source = f"command line, {user_name()}"
     return Command(SystemClock().new_id(), tag, value, source=source, **keys)
 
 
-async def _run(
+async def run_command(
     client: LocalClient, command: Command, quiet: bool, names: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
     """Send a command and print its receipts as they come; returns them."""
@@ -205,11 +209,30 @@ def _show_machines(found: Sequence[Mapping[str, Any]], json: bool) -> None:
     for machine in found:
         since = duration_text(round(machine["since_s"] * 1e9))
         out.print(f"{machine['name']} ({machine['tag']}): {machine['state']}, for {since}")
-        shown = table("STATE", "ASKED FOR BY", "MISSING")
+        shown = table("STATE", "FROM HERE", "NEEDED")
         for state in machine["states"]:
-            if state["state"] == machine["state"]:
-                missing = "is the present one"
-            else:
-                missing = state["refusal"] or "nothing: an operator may ask for it now"
-            shown.add_row(state["state"], ", ".join(state["by"]) or "nobody", missing)
+            for row in state_rows(machine, state):
+                shown.add_row(*row)
         out.print(shown)
+
+
+def state_rows(machine: Mapping[str, Any], state: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """A row for each way from the present state to `state`: who asks, and what it needs."""
+    name, here = state["state"], machine["state"]
+    ways = [way for way in machine["transitions"] if way["to"] == name]
+    if name == here:
+        yield name, "is the present one", ""
+    elif not ways:
+        who = f"no transition leads there from {here}"
+        asked = f"; elsewhere by {', '.join(state['by'])}" if state["by"] else ""
+        yield name, f"{who}{asked}", "-"
+    for at, way in enumerate(ways):
+        when = f" when {way['guard']}" if way["guard"] else ""
+        parts = [f"{', '.join(way['by'])} may ask for it"] if way["by"] else []
+        parts += [f"comes by itself{when}"] if way["automatic"] else []
+        ready = "nothing: it comes with the next scan"
+        if "operator" in way["by"]:
+            ready = "nothing: an operator may ask for it now"
+        elif way["by"]:
+            ready = f"nothing: {', '.join(way['by'])} may ask for it now"
+        yield "" if at else name, "; ".join(parts), "\n".join(way["missing"]) or ready

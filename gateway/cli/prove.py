@@ -50,7 +50,8 @@ def prove(
 ) -> None:
     """Prove that protected outputs are safe whatever inputs are lost, or show where not.
 
-    Exit status 1 where a history breaks a claim. docs/prove.md says what is claimed.
+    Exit status 0 where nothing breaks a claim, though not all may be proved; 1 where a history
+    breaks one; 2 where the site can't be looked at. docs/prove.md says what is claimed.
     """
     budget_s = duration_option("--budget", budget) / 1e9
     within_ns = duration_option("--within", within)
@@ -149,10 +150,16 @@ def _show(report: Report, site: Path) -> None:
     for at, found in enumerate(report.counterexamples, 1):
         out.print()
         _show_counterexample(at, found)
-    refuted = sum(verdict.result == "refuted" for verdict in report.outputs)
-    proved = sum(verdict.result == "proved" for verdict in report.outputs)
-    text = f"{counted(proved, 'output')} proved, {refuted} refuted"
-    console(stderr=True).print(f"{site}: {text}, {counted(len(report.counterexamples), 'case')}")
+    cases = counted(len(report.counterexamples), "counterexample")
+    console(stderr=True).print(f"{site}: {_sum(report)}; {cases}", soft_wrap=True)
+
+
+def _sum(report: Report) -> str:
+    """How many outputs have which result; those that are always told also where there are none."""
+    results = [verdict.result for verdict in report.outputs]
+    always = ("proved", "sampled", "refuted")
+    told = [*always, *(name for name in ("open", "start-up only") if name in results)]
+    return ", ".join(f"{results.count(name)} {name}" for name in told)
 
 
 def _effort(report: Report) -> Iterator[str]:
@@ -173,8 +180,9 @@ def part_text(part: Part) -> str:
     """What was done for one cause, and why it is a proof or none."""
     effort = part.effort
     if part.is_proof:
+        bypass = " while not bypassed," if part.bypass else ""
         return (
-            f"proved over {counted(effort.states, 'state')} x "
+            f"proved{bypass} over {counted(effort.states, 'state')} x "
             f"{counted(effort.combinations, 'combination')} of inputs"
         )
     why = f" (no proof: {'; '.join(part.why)})" if part.why else ""
@@ -182,7 +190,10 @@ def part_text(part: Part) -> str:
         return f"a counterexample after {counted(effort.states, 'state')}"
     if part.open:
         return f"open{why}"
-    return f"no counterexample in {effort.histories} histories{why}"
+    if not effort.histories:
+        return f"no proof: {'; '.join(part.why)}"
+    histories = "1 history" if effort.histories == 1 else f"{effort.histories} histories"
+    return f"no counterexample in {histories}{why}"
 
 
 def _show_counterexample(at: int, found: Counterexample) -> None:
@@ -190,6 +201,8 @@ def _show_counterexample(at: int, found: Counterexample) -> None:
     out.print(f"counterexample {at}: {explanation(found)}", soft_wrap=True)
     if found.table.rows:
         out.print(_drawn(found.table))
+        for line in _notes(found.table):
+            out.print(line, soft_wrap=True)
 
 
 def explanation(found: Counterexample) -> str:
@@ -213,17 +226,33 @@ def _differences(lost: Table, known: Table) -> str:
     return ", ".join(f"{tag} = {value}" for tag, cell, value in pairs if cell != value)
 
 
+def history_lines(shown: Table) -> list[list[str]]:
+    """A history as lines of cells, the first one with the times.
+
+    It has what changes and what the causes in question read, also where that stays the same.
+    """
+    times = [f"{time_ns / 1e9:g} s" for time_ns, _ in shown.rows]
+    lines = [["INPUT", *times]]
+    for at, tag in enumerate(shown.columns):
+        cells = [row[at] for _, row in shown.rows]
+        if tag in shown.matters or len(set(cells)) > 1:
+            lines.append([tag, *cells])
+    return lines
+
+
 def _drawn(shown: Table) -> Any:
-    """A table of a history: what changes in it, and one line for what does not."""
-    changing = [
-        at
-        for at in range(len(shown.columns))
-        if len({cells[at] for _, cells in shown.rows}) > 1 or len(shown.columns) <= 4
-    ]
-    drawn = table("TIME s", *(shown.columns[at] for at in changing), "", right=("TIME s",))
-    for (time_ns, cells), note in zip(shown.rows, shown.notes, strict=True):
-        drawn.add_row(f"{time_ns / 1e9:g}", *(cells[at] for at in changing), note)
+    head, *lines = history_lines(shown)
+    drawn = table(*head)
+    for line in lines:
+        drawn.add_row(*line)
     return drawn
+
+
+def _notes(shown: Table) -> Iterator[str]:
+    """What somebody does before a scan, and how old values are."""
+    for (time_ns, _), note in zip(shown.rows, shown.notes, strict=True):
+        if note:
+            yield f"{time_ns / 1e9:g} s: {note}"
 
 
 # ---------------------------------------------------------------- cases
@@ -292,8 +321,11 @@ def _moment(time_ns: int) -> str:
 
 
 def _case_text(path: Path, found: Counterexample, site: Path, every_ns: int) -> str:
-    notes = [note for note in found.table.notes if note]
-    more = f"\nBetween the scans: {'; '.join(notes)}.\n" if notes else ""
+    notes = list(_notes(found.table))
+    head, *lines = history_lines(found.table)
+    drawn = [head, ["---"] * len(head), *lines]
+    more = "\n" + "".join(f"| {' | '.join(line)} |\n" for line in drawn)
+    more += f"\nBefore the scans: {'; '.join(notes)}.\n" if notes else ""
     if any("bypass of" in note or " s old" in note for note in notes):
         more += "\nA file can't say that: a replay shows what happens without.\n"
     known = f"{path.name}-known.csv"
@@ -353,7 +385,8 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
 
 def _part(part: Part) -> dict[str, Any]:
     effort = asdict(part.effort)
-    del effort["why"], effort["closed"], effort["worst_ns"]
+    for name in ("why", "closed", "is_too_large", "worst_ns"):
+        del effort[name]
     return {"rules": list(part.rules), "proof": part.is_proof, "why": list(part.why), **effort}
 
 

@@ -14,7 +14,6 @@ from typing import Any, Final
 from config import status
 from config.points import PointDef
 from gateway.cli.output import number
-from gateway.cli.times import duration_text
 from safety import layout
 from safety.alarm_figures import CHATTER_NS, CHATTER_TIMES, FLOOD_MORE_THAN
 from safety.engine import Engine
@@ -40,6 +39,7 @@ class Occurrence:
 
     kind         of the rule; ``machine``, ``output``
     what         level, state, or the value that an output was driven to
+    to           the last value, where a control state moved the output along a ramp
     end_ns       0 = still so at the end of the history
     cause_ns     of what latched: when its cause was gone, 0 = it is not, or it did not latch
     again        how often the cause came back while it was latched
@@ -61,6 +61,12 @@ class Occurrence:
     priority: str = ""
     cause: str = ""
     inputs: tuple[tuple[str, str], ...] = ()
+    to: str = ""
+
+    @property
+    def from_to(self) -> str:
+        """What, and up to which value."""
+        return f"{self.what} to {self.to}" if self.to else self.what
 
     def length_ns(self, last_ns: int) -> int:
         """How long it lasted, up to the end of the history."""
@@ -144,19 +150,22 @@ class Tracker:
     def take(self, notes: Notes) -> None:
         """Follow the next notes."""
         for note, inputs in zip(notes.rows.tolist(), _parts(notes), strict=True):
-            time_ns, value, what, row, level, cause, flags, _, _ = note
+            time_ns, value, what, row, level, cause, flags, _, _, before = note
             if what == NOTE_RULE:
                 self._rule(time_ns, row, level, cause, flags, inputs)
             elif what == NOTE_MACHINE:
                 self._machine(time_ns, row, level, cause, inputs)
             elif what == NOTE_OUTPUT:
+                self._ramped(row, before)
                 self._output(time_ns, row, value, level, cause)
             else:
                 self.startup_end_ns = time_ns
 
     def finish(self, last_ns: int) -> None:
         """The history ended: what is still so has lasted until now."""
-        for occurrence in self._open.values():
+        for (what, row), occurrence in self._open.items():
+            if what == NOTE_OUTPUT:
+                self._ramped(row, float(self._engine.outputs["value"][row]))
             self._total(occurrence).end(occurrence.length_ns(last_ns))
         self._open.clear()
 
@@ -241,10 +250,20 @@ class Tracker:
         if rank == layout.RANK_NONE:
             self._end(key, time_ns)
             return
-        point = self._points[int(self._program.outputs[row]) - 1]
-        text = f"{number(value, point.states)} {point.units}".strip()
-        told = f"{self._cause_name(cause)} ({_RANKS.get(rank, 'demand')})"
-        self._begin(key, Occurrence("output", point.tag, text, time_ns, cause=told))
+        point = self._output_point(row)
+        how = "held by state" if cause <= layout.CAUSE_MACHINE_FROM else _RANKS.get(rank, "demand")
+        told = f"{self._cause_name(cause)} ({how})"
+        self._begin(key, Occurrence("output", point.tag, _text(value, point), time_ns, cause=told))
+
+    def _output_point(self, row: int) -> PointDef:
+        return self._points[int(self._program.outputs[row]) - 1]
+
+    def _ramped(self, row: int, last: float) -> None:
+        """The demand that is there now ends at this value."""
+        now = self._open.get((NOTE_OUTPUT, row))
+        if now is not None:
+            text = _text(last, self._output_point(row))
+            now.to = text if text != now.what else ""
 
     def _cause_name(self, cause: int) -> str:
         """The engine's own name is that of now, and the notes are older."""
@@ -256,12 +275,16 @@ class Tracker:
         found = []
         for value, index, code in inputs:
             point = self._points[index - 1]
-            text = f"{number(value, point.states)} {point.units}".strip()
+            text = _text(value, point)
             if math.isnan(value) or not status.is_good(code):
                 name = status.name_of(code)
                 text = name if status.is_bad(code) else f"{text} ({name})"
             found.append((point.tag, text))
         return tuple(found)
+
+
+def _text(value: float, point: PointDef) -> str:
+    return f"{number(value, point.states)} {point.units}".strip()
 
 
 _ORDER: Final = (
@@ -275,72 +298,3 @@ def _parts(notes: Notes) -> list[Any]:
     inputs = notes.inputs.tolist()
     firsts, counts = notes.rows["first"].tolist(), notes.rows["count"].tolist()
     return [inputs[at : at + n] for at, n in zip(firsts, counts, strict=True)]
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """One occurrence here and there; None = not there at all."""
-
-    here: Occurrence | None
-    there: Occurrence | None
-
-    @property
-    def start_ns(self) -> int:
-        """When the first of them began."""
-        return min(o.start_ns for o in (self.here, self.there) if o is not None)
-
-    @property
-    def difference(self) -> str:
-        """``only here``, ``only there`` or ``moved``."""
-        if self.here is None or self.there is None:
-            return "only there" if self.here is None else "only here"
-        return "moved"
-
-    def in_words(self, last_ns: int) -> str:
-        """The difference for people; a move says by how much."""
-        here, there = self.here, self.there
-        if here is None or there is None:
-            one = here or there
-            assert one is not None
-            return f"{self.difference}, for {duration_text(one.length_ns(last_ns))}"
-        parts = [
-            _moved("begins", there.start_ns - here.start_ns),
-            _moved("ends", (there.end_ns or last_ns) - (here.end_ns or last_ns)),
-        ]
-        return f"there it {' and '.join(filter(None, parts))}"
-
-
-def _moved(what: str, ns: int) -> str:
-    if not ns:
-        return ""
-    return f"{what} {duration_text(abs(ns))} {'later' if ns > 0 else 'earlier'}"
-
-
-def compare(here: Sequence[Occurrence], there: Sequence[Occurrence]) -> list[Pair]:
-    """What one site did and another over the same history, without what both did alike.
-
-    Two occurrences of the same name and level belong together where their times overlap.
-    """
-    of_there: dict[tuple[str, str, str], list[Occurrence]] = {}
-    for one in there:
-        of_there.setdefault((one.kind, one.name, one.what), []).append(one)
-    pairs = []
-    at: dict[tuple[str, str, str], int] = {}
-    for one in here:
-        key = (one.kind, one.name, one.what)
-        others = of_there.get(key, [])
-        first = at.get(key, 0)
-        while first < len(others) and 0 < others[first].end_ns <= one.start_ns:
-            pairs.append(Pair(None, others[first]))
-            first += 1
-        other = others[first] if first < len(others) else None
-        if other is not None and (not one.end_ns or other.start_ns < one.end_ns):
-            first += 1
-            if (one.start_ns, one.end_ns) != (other.start_ns, other.end_ns):
-                pairs.append(Pair(one, other))
-        else:
-            pairs.append(Pair(one, None))
-        at[key] = first
-    for key, others in of_there.items():
-        pairs += [Pair(None, other) for other in others[at.get(key, 0) :]]
-    return sorted(pairs, key=lambda pair: pair.start_ns)

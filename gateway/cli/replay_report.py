@@ -8,7 +8,8 @@ import numpy as np
 
 from gateway.cli.history import Columns, listed
 from gateway.cli.output import console, counted, table
-from gateway.cli.replay_events import Occurrence, Pair, Total, Tracker, compare
+from gateway.cli.replay_compare import DIFFERENCES, Pair, compare
+from gateway.cli.replay_events import Occurrence, Total, Tracker
 from gateway.cli.times import duration_text, iso_utc
 
 if TYPE_CHECKING:
@@ -42,7 +43,10 @@ class Report:
         found = list(run.history.warnings)
         unknown = list(dict.fromkeys(self._known.unknown))
         if unknown:
-            found.append(f"left out, no points of the site: {listed(unknown)}")
+            told = f"left out, no points of the site: {listed(unknown)}"
+            found.append(f"{told}; --map FILE gives columns their points")
+        if self._known.absent:
+            found.append(self._known.absent)
         calculated = sorted(set(self._known.calculated))
         if calculated and not run.history.by_exception:
             found.append(f"calculated anew, not taken from the data: {listed(calculated)}")
@@ -62,19 +66,18 @@ class Report:
         if not tags:
             return []
         times = counted(int(silent.sum()), "time")
-        step = duration_text(run.pauses.step_ns)
-        return [
-            f"no value came within the age limit, {times}: {listed(tags)} (the data come every "
-            f"{step}); --hold lets values stand longer"
-        ]
+        told = f"no value came within the age limit, {times}: {listed(tags)}"
+        if not run.history.by_exception:  # where several points change at once, a step says nothing
+            told += f" (the data come every {duration_text(run.pauses.step_ns)})"
+        return [f"{told}; --hold lets values stand longer"]
 
     def _other_units(self) -> list[str]:
         """Points that two sites measure in different units."""
         here, *others = self._run.sides
         units = {point.tag: point.units for point in here.points}
         return [
-            f"{point.tag} is in {units[point.tag] or 'no unit'} in {here.name} and in "
-            f"{point.units or 'no unit'} in {side.name}; both get the numbers of the first"
+            f"{point.tag} is in {units[point.tag] or 'no unit'} in {here.path} and in "
+            f"{point.units or 'no unit'} in {side.path}; both get the numbers of the first"
             for side in others
             for point in side.points
             if point.source == "device" and units.get(point.tag, point.units) != point.units
@@ -105,20 +108,25 @@ class Report:
         }
         lacking = _lacking(side.program, side, have | run.held.keys())
         found = []
+        name = self._name(side)
         for kinds, rules in ((PROTECTIVE, "trips or interlocks"), ((), "other rules")):
             protects = bool(kinds)
             tags = [t for t, used in lacking.items() if bool(used & set(PROTECTIVE)) == protects]
             if tags:
                 found.append(
-                    f"{side.name}: no values for {listed(tags)}, which {rules} read: never read; "
+                    f"{name}: no values for {listed(tags)}, which {rules} read: never read; "
                     "give a column, or a constant with --set TAG=VALUE"
                 )
         if side.program.watch.size and not tracker.startup_end_ns:
             found.append(
-                f"{side.name}: the start-up trip never ended, because the inputs of trips and "
+                f"{name}: the start-up trip never ended, because the inputs of trips and "
                 "interlocks were never good all at once"
             )
         return found
+
+    def _name(self, side: Side) -> str:
+        """What a site is called here: two versions of one site bear the same name."""
+        return side.name if len(self._run.sides) == 1 else str(side.path)
 
     # ------------------------------------------------------------ JSON
 
@@ -158,6 +166,7 @@ class Report:
             "kind": one.kind,
             "name": one.name,
             "what": one.what,
+            "to": one.to or None,
             "start": iso_utc(one.start_ns),
             "end": _time(one.end_ns),
             "lasted_s": one.length_ns(self._run.last_ns) / 1e9,
@@ -197,7 +206,7 @@ class Report:
         run, out = self._run, console()
         for warning in self.warnings():
             console(stderr=True).print(f"warning: {warning}")
-        names = " against ".join(side.name for side in run.sides)
+        names = " against ".join(self._name(side) for side in run.sides)
         span = f"{iso_utc(run.first_ns)} to {iso_utc(run.last_ns)}"
         rules = counted(len(run.sides[0].program.info), "rule")
         out.print(f"{names} over {self._data}: {span}, {counted(run.scans, 'scan')} of {rules}\n")
@@ -215,7 +224,7 @@ class Report:
         shown = table("TIME", "KIND", "NAME", "WHAT", "LASTED", "WHY", right=("LASTED",))
         for one in tracker.occurrences[: self._limit]:
             shown.add_row(
-                _short(one.start_ns), one.kind, one.name, one.what, self._lasted(one), why(one)
+                _short(one.start_ns), one.kind, one.name, one.from_to, self._lasted(one), why(one)
             )
         if tracker.occurrences:
             out.print(shown)
@@ -267,15 +276,17 @@ class Report:
             return
         shown = table("TIME", "KIND", "NAME", "WHAT", "DIFFERENCE")
         for pair in self._pairs[: self._limit]:
-            one = pair.here or pair.there
-            assert one is not None
+            one = pair.shown
             shown.add_row(
-                _short(pair.start_ns), one.kind, one.name, one.what, pair.in_words(run.last_ns)
+                _short(pair.start_ns), one.kind, one.name, one.from_to, pair.in_words(run.last_ns)
             )
         out.print(shown)
         more = len(self._pairs) - self._limit
         if more > 0:
             out.print(f"... and {more} more; --limit lists more of them, --json all")
+        kinds = [pair.difference for pair in self._pairs]
+        told = [f"{kinds.count(kind)} {kind}" for kind in DIFFERENCES if kind in kinds]
+        out.print(f"\n{counted(len(kinds), 'difference')}: {', '.join(told)}")
 
 
 def _lacking(program: Program, side: Side, have: set[str]) -> dict[str, set[str]]:

@@ -1,20 +1,16 @@
-"""``gatepost trace`` and ``simulate``: a device's frames, and a recording of them as a device."""
+"""``gatepost trace``: a device's frames as they go, and a recording of them."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from gateway.cli.output import EXIT_BAD, CommandFailed, console, printable, typed
+from gateway.cli.output import EXIT_BAD, CommandFailed, console, typed
 from gateway.cli.site import StateOption, target_of
-
-if TYPE_CHECKING:
-    from drivers.sim.recording import RecordingServer
 
 
 def trace(
@@ -59,47 +55,3 @@ def trace(
         console(stderr=True).print(told)
     if not answered:
         raise typer.Exit(EXIT_BAD)
-
-
-def simulate(
-    recording: Annotated[Path, typer.Argument(metavar="FILE", help="What trace recorded.")],
-    port: Annotated[
-        int, typer.Option("--port", metavar="PORT", help="TCP port; 0: any free one.")
-    ] = 0,
-    host: Annotated[
-        str, typer.Option("--host", metavar="HOST", help="Address to listen on.")
-    ] = "127.0.0.1",
-    timing: Annotated[
-        bool, typer.Option("--timing", help="Answer as late as the device did.")
-    ] = False,
-) -> None:
-    """Play a recording as a device, until Ctrl-C."""
-    from drivers.sim.recording import RecordingError, RecordingServer, load_recording
-
-    if not 0 <= port <= 65535:
-        raise CommandFailed(f"--port {port}: 0 to 65535")
-    try:
-        loaded = load_recording(recording)
-        server = RecordingServer(loaded, host=host, port=port, timing=timing)
-    except RecordingError as error:
-        raise CommandFailed(str(error)) from error
-    asyncio.run(_serve(server, f"{loaded.device} ({loaded.protocol})"))
-
-
-async def _serve(server: RecordingServer, what: str) -> None:
-    asked = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for sign in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(sign, asked.set)
-    try:
-        port = await server.start()
-    except OSError as error:
-        text = error.strerror or str(error)
-        raise CommandFailed(f"can't listen on {server.host}:{server.port}: {text}") from error
-    print(printable(f"{what} on {server.host}:{port}", ""), flush=True)
-    try:
-        await asked.wait()
-    finally:
-        await server.stop()
-    text = f"{server.requests} requests, {server.unknown} of them not in the recording"
-    console(stderr=True).print(text)

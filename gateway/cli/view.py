@@ -27,6 +27,7 @@ def status_view(status: Mapping[str, Any], hint: str = "") -> RenderableType:
         *([Text(hint, style=BAD)] if hint else []),
         Text(),
         *_rules(status),
+        *_machines(status),
         *bypasses_view(status),
     )
 
@@ -41,15 +42,18 @@ def small_view(status: Mapping[str, Any], lines: int) -> list[RenderableType]:
         shown.add_row(name, _up(device), *figures, poll_ms, one_line(device["last_error"]))
     scan = Text(f"scan {_scan_figures(status)}")
     parts: list[RenderableType] = [_head(status), shown, scan, _small_link(status)]
+    if status.get("machines"):
+        parts.append(Text(f"control states  {machines_text(status)}"))
     used = len(parts) + len(status["devices"])
     rules = sorted(status["rules"], key=lambda rule: bool(rule["kind"] != "trip"))
     room = max(1, lines - used)
-    for rule in rules if len(rules) <= room else rules[: room - 1]:
+    more = len(rules) - room + status.get("rules_more", 0)
+    for rule in rules if more <= 0 else rules[: room - 1]:
         latched = ", latched" if rule["latched"] else ""
         style = BAD if rule["kind"] == "trip" else ""
         parts.append(Text(f"{rule['kind']} {rule['name']}: {rule['level']}{latched}", style))
-    if len(rules) > room:
-        parts.append(Text(f"and {len(rules) - room + 1} more active rules"))
+    if more > 0:
+        parts.append(Text(f"and {more + 1} more active rules"))
     for part in parts:
         if isinstance(part, Text):
             part.no_wrap, part.overflow = True, "ellipsis"
@@ -160,6 +164,23 @@ def _small_link(status: Mapping[str, Any]) -> Text:
     return text
 
 
+def machines_text(status: Mapping[str, Any]) -> str:
+    """Each machine with its present state, on one line."""
+    found = status.get("machines") or ()
+    return ", ".join(f"{machine['name']}: {machine['state']}" for machine in found)
+
+
+def _machines(status: Mapping[str, Any]) -> list[RenderableType]:
+    """A row a machine of control states; nothing where the site has none."""
+    found = status.get("machines") or ()
+    if not found:
+        return []
+    shown = table("CONTROL STATES", "STATE")
+    for machine in found:
+        shown.add_row(machine["name"], machine["state"])
+    return [Text(), shown]
+
+
 def bypasses_view(status: Mapping[str, Any]) -> list[RenderableType]:
     """What is bypassed now, with the time left; nothing where nothing is."""
     found = status.get("bypasses") or ()
@@ -183,6 +204,9 @@ def _rules(status: Mapping[str, Any]) -> list[RenderableType]:
         latched = "latched" if rule["latched"] else ""
         name, state = Text(rule["name"], style=style), rule.get("alarm", "")
         shown.add_row(name, rule["kind"], rule["level"], latched, state)
-    if not any(rule["latched"] for rule in status["rules"]):
-        return [shown, *alarms]
-    return [shown, Text(LATCHED_LEGEND, style="dim"), *alarms]
+    parts: list[RenderableType] = [shown]
+    if status.get("rules_more"):
+        parts.append(Text(f"and {status['rules_more']} more active rules"))
+    if any(rule["latched"] for rule in status["rules"]):
+        parts.append(Text(LATCHED_LEGEND, style="dim"))
+    return [*parts, *alarms]

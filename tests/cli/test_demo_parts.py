@@ -332,3 +332,5 @@ def test_a_progress_line_says_what_is_wrong() -> None:
     assert "1/2 devices" in line
     assert "broker not connected" in line
     assert line.endswith("active: Control/Hot")
+    stated = {**status, "machines": [{"name": "Operation", "state": "Off"}]}
+    assert "  Operation: Off  active" in progress_line(stated, 3.0)

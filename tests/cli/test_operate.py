@@ -458,6 +458,27 @@ def test_wrong_words_end_with_usage_and_status_2(
     assert "Usage: gatepost" in done.err
 
 
+@pytest.mark.parametrize(
+    ("text", "states", "value"),
+    [
+        ("on", [], 1.0),
+        ("OFF", [], 0.0),
+        ("true", ["closed", "open"], 1.0),
+        ("off", ["ON", "OFF"], 1.0),
+    ],
+)
+def test_on_and_off_go_to_every_discrete_point(text: str, states: list[str], value: float) -> None:
+    assert parse_value(text, states, "V", discrete=True) == value
+    if text.lower() not in [state.lower() for state in states]:
+        with pytest.raises(CommandFailed):
+            parse_value(text, states, "V")
+
+
+def test_a_machine_takes_no_on() -> None:
+    with pytest.raises(CommandFailed):
+        parse_value("on", ["", "Off", "Heat_Up"], "States.M", discrete=True)
+
+
 def test_a_state_name_is_found_in_any_case_and_an_empty_one_is_none() -> None:
     assert parse_value("open", ["Closed", "Open"], "V") == 1.0
     assert parse_value("2", ["", "Alarm"], "V") == 2.0

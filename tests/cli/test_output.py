@@ -70,6 +70,16 @@ def test_the_small_view_fits_the_lines_it_is_given_and_shows_trips_first() -> No
     assert "more" not in drawn(Group(*small_view(status, 15)), 80)
 
 
+def test_both_views_show_the_control_states() -> None:
+    status = {**STATUS, "machines": [{"name": "Stack/Operation", "state": "Heat_Up"}]}
+    lines = drawn(Group(*small_view(status, 9)), 80).splitlines()
+    assert any(line.rstrip() == "control states  Stack/Operation: Heat_Up" for line in lines)
+    assert any(
+        line.split() == ["Stack/Operation", "Heat_Up"]
+        for line in drawn(status_view(status), 80).splitlines()
+    )
+
+
 def test_a_long_error_takes_one_line_of_the_small_view() -> None:
     status = status_with(last_error="x" * 200)
     lines = drawn(Group(*small_view(status, 20)), 80).splitlines()

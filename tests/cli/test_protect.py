@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from config import status as codes
 from tests.gateway.running import Running
 from tests.gateway.sites import CONTROLS, Rig
 
@@ -25,6 +26,7 @@ SITE_CONTROLS: dict[str, Any] = {
             "Method": "Close",
             "BypassMax": 3600,
         },
+        "Control/Other": {"When": "Rig.Temperature >= 2000", "Method": "Close"},
     },
     "Control_States": {
         "Stack/Operation": {
@@ -38,6 +40,11 @@ SITE_CONTROLS: dict[str, Any] = {
                     "When": "Rig.Temperature < 100",
                 },
                 {"From": "Heat_Up", "To": "Running", "When": "Rig.Temperature > 500"},
+                {
+                    "From": "Running",
+                    "To": "Off",
+                    "When": "Rig.Temperature > 1000 or Rig.Temperature < 50 or Controls.E_Stop",
+                },
             ],
         }
     },
@@ -67,8 +74,19 @@ class Site:
     async def heat(self, value: float) -> None:
         """Until the field has seen a temperature and scanned behind it."""
         assert self.running is not None
+        self.rig.server.faults.silent = False
         self.rig.temperature(value)
         while self.running.value("Rig.Temperature") != value:
+            await asyncio.sleep(0.01)
+        count = self.running.field.statistics.count
+        while self.running.field.statistics.count < count + 2:
+            await asyncio.sleep(0.01)
+
+    async def lose(self) -> None:
+        """Until the device's points are bad; the next `heat` brings them back."""
+        assert self.running is not None
+        self.rig.server.faults.silent = True
+        while self.running.status("Rig.Temperature") < codes.BAD:
             await asyncio.sleep(0.01)
         count = self.running.field.statistics.count
         while self.running.field.statistics.count < count + 2:
@@ -126,8 +144,10 @@ def test_a_bypass_is_begun_listed_and_ended(call: Gatepost, site: Site) -> None:
     [
         (("OverTemp",), 2, "--for DURATION or --end"),
         (("OverTemp", "--for", "1h", "--end"), 2, "--for DURATION or --end"),
-        (("OverTemp", "--for", "1h"), 2, "--comment"),
-        (("OverTemp", "--for", "1h", "--comment", " "), 2, "--comment"),
+        (("OverTemp", "--for", "1h"), 1, "at least 3 characters (--comment)"),
+        (("OverTemp", "--for", "1h", "--comment", " x "), 1, "at least 3 characters (--comment)"),
+        (("E_Stop", "--for", "1s", "--comment", "x"), 1, "emergency stop"),
+        (("Other", "--for", "1s", "--comment", "x"), 1, "can't be bypassed: it has no BypassMax"),
         (("OverTemp", "--for", "soon", "--comment", "why not"), 2, "500ms"),
         (("OverTmp", "--for", "1h", "--comment", "why not"), 2, 'mean "Controls.OverTemp"'),
         (("--end",), 2, "name the CONTROL"),
@@ -167,6 +187,44 @@ def test_states_are_shown_and_asked_for(call: Gatepost, site: Site) -> None:
     assert "verified: States.Stack_Operation = Heat_Up" in done.out
     (machine,) = json.loads(call("states", "Stack/Operation", "--json").out)
     assert machine["state"] == "Heat_Up"
+
+
+def test_what_comes_by_itself_says_what_it_waits_for(call: Gatepost, site: Site) -> None:
+    shown = " ".join(call("states").out.split())
+    assert "Running comes by itself when Rig.Temperature > 500" in shown
+    assert "Rig.Temperature > 500 is false: Rig.Temperature is 20 degC" in shown
+    assert "nobody" not in shown
+    assert "no transition leads there from Heat_Up" in shown
+    assert "Stack/Operation" in call("status").out and "Heat_Up" in call("status").out
+    site.do(site.lose())
+    shown = " ".join(call("states").out.split())
+    assert "Rig.Temperature is bad (Bad" in shown and "last value 20 degC" in shown
+    site.do(site.heat(21.0))
+    site.do(site.heat(600.0))
+    wanted = call("explain", "States.Stack_Operation").out
+    assert "needed: one of:" in wanted and "- Controls.E_Stop active" in wanted
+    site.do(site.heat(20.0))
+    told = call("explain", "States.Stack_Operation").out
+    assert "of which held: Rig.Temperature < 50" in told
+    call("reset")
+
+
+def test_an_emergency_stop_says_what_it_drove_and_what_ended(call: Gatepost) -> None:
+    call("reset")
+    commanded = call("write", "Rig.Valve", "on")
+    assert commanded.status == 0, commanded.out + commanded.err
+    done = call("estop")
+    assert done.status == 0, done.out + done.err
+    assert "verified: Gateway.E_Stop = on (1)" in done.out
+    assert "verified: Rig.Valve = closed (0), by Control/E_Stop" in done.out
+    assert "no output was driven anew; active: Control/E_Stop" in call("estop").out
+    given = call("estop", "--release")
+    assert given.status == 0 and "still latched: " in given.out and "Control/E_Stop" in given.out
+    done = call("reset")
+    assert done.status == 0
+    assert "trips ended these setpoints, command them again: Rig.Valve = open" in done.out
+    assert "command them again" not in call("reset").out
+    assert "verified: Gateway.E_Stop = 0" in call("write", "Gateway.E_Stop", "off").out
 
 
 @pytest.mark.parametrize(

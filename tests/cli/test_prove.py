@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from gateway import kernel_cache
-from gateway.cli.prove import write_csv
+from gateway.cli.prove import history_lines, write_csv
 from safety.prove_whole import Table
 
 LAB = Path("config/sites/soec-lab")
@@ -40,8 +40,12 @@ def test_a_counterexample_is_shown_written_and_replayed(
     assert done.status == 1
     assert "With Stack.Gas_Leak = 1 known, Control/Gas_Leak would act" in done.out
     assert "refuted" in done.out
+    assert done.err.splitlines()[-4].endswith(
+        "2 proved, 0 sampled, 5 refuted, 6 start-up only; 1 counterexample"
+    )
     names = {path.name for path in cases.iterdir()}
     assert names == {"case-1.csv", "case-1-known.csv", "case-1.md"}
+    assert "| Stack.Gas_Leak | 0 | bad | bad |" in (cases / "case-1.md").read_text()
     with (cases / "case-1.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert rows[-1]["Stack.Gas_Leak"] == "bad"
@@ -126,3 +130,13 @@ def test_a_value_that_is_never_again_is_written_with_its_status(tmp_path: Path) 
     lines = (tmp_path / "b.csv").read_text().splitlines()
     assert lines[0] == "time,A.a,A.b"
     assert lines[1].endswith("Z,,1")
+
+
+def test_inputs_that_matter_are_shown_though_they_never_change() -> None:
+    rows = ((10**8, ("1", "90", "3")), (2 * 10**8, ("bad", "90", "3")))
+    shown = Table(("A.a", "A.b", "A.c"), rows, ("", ""), (), ("A.a", "A.b"))
+    assert history_lines(shown) == [
+        ["INPUT", "0.1 s", "0.2 s"],
+        ["A.a", "1", "bad"],
+        ["A.b", "90", "90"],
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 
 from cloud.historian_sqlite import SqliteHistorian
-from gateway.cli.replay_events import AlarmLoad, Occurrence, compare
+from gateway.cli.history_records import newest_so_far
+from gateway.cli.replay_compare import compare
+from gateway.cli.replay_events import AlarmLoad, Occurrence
 from gateway.cli.times import duration_ns, duration_text, time_ns
 from gateway.core.records import RECORD, Batch, Birth
 from sync.wire import Frame
@@ -113,6 +116,9 @@ def test_against_another_site(gatepost: Gatepost, data: Path, other: Path) -> No
     assert {kind for kind, _, _ in differences} == {"only here"}
     text = gatepost("replay", LAB, data, "--against", other).out
     assert "only here, for 11 s" in text
+    assert text.startswith(f"{LAB} against {other} over ")
+    every = len(found["against"]["differences"])
+    assert f"{every} differences: " in text
     assert "both do the same" in gatepost("replay", LAB, data, "--against", LAB).out
 
 
@@ -123,15 +129,11 @@ def test_units_that_differ_between_the_sites_are_said(
     assert '"psia"' in file.read_text()
     file.write_text(file.read_text().replace('"psia"', '"bar"'))
     said = gatepost("replay", LAB, data, "--against", other).err
-    assert "Gas.Hydrogen_Pressure is in psia in soec-lab and in bar in soec-lab" in said
+    assert f"Gas.Hydrogen_Pressure is in psia in {LAB} and in bar in {other}" in said
 
 
 def test_what_a_gateway_recorded(gatepost: Gatepost, tmp_path: Path) -> None:
     """Changes and heartbeats only: a value stands until the next, far beyond its age limit."""
-    tags = list(WELL)
-    points = tuple({"index": at, "tag": tag} for at, tag in enumerate(tags, 1))
-    begin_ns = time_ns("2026-03-01T00:00:00Z")
-    birth = Birth("lab", 9, 0, "b" * 16, "c" * 16, begin_ns, points)
     moments = [
         (0, WELL),
         (60, WELL),
@@ -139,23 +141,79 @@ def test_what_a_gateway_recorded(gatepost: Gatepost, tmp_path: Path) -> None:
         (100, {tag: WELL[tag] for tag in HOT}),
         (120, WELL),
     ]
-    samples = [
-        (at, tags.index(tag) + 1, value) for at, row in moments for tag, value in row.items()
-    ]
-    rows = np.zeros(len(samples), dtype=RECORD)
-    rows["seq"] = np.arange(1, len(samples) + 1)
-    rows["utc_ns"] = [begin_ns + at * S for at, _, _ in samples]
-    rows["point"] = [point for _, point, _ in samples]
-    rows["value"] = [value for _, _, value in samples]
-    historian = SqliteHistorian(tmp_path / "historian.sqlite")
-    historian.store_birth("lab", birth)
-    historian.commit_frame("lab", Frame(Batch(9, 1, len(samples), birth.hash, rows), 1))
-    historian.close()
-    outcome = gatepost("replay", LAB, tmp_path / "historian.sqlite", "--every", "1s", "--json")
+    samples = [(at, tag, value) for at, row in moments for tag, value in row.items()]
+    data = recorded(tmp_path / "historian.sqlite", samples)
+    outcome = gatepost("replay", LAB, data, "--every", "1s", "--json")
     found = json.loads(outcome.out)
     assert found["warnings"] == []
     assert found["scans"] == 121
     assert events(found, "trip") == [("Control/Stack_OverTemp", "01:30", 11.0)]
+
+
+def recorded(path: Path, samples: Sequence[tuple[int, str, float]]) -> Path:
+    """A historian with samples (second of their source time, tag, value) in this order."""
+    tags = list(WELL)
+    points = tuple({"index": at, "tag": tag} for at, tag in enumerate(tags, 1))
+    begin_ns = time_ns("2026-03-01T00:00:00Z")
+    birth = Birth("lab", 9, 0, "b" * 16, "c" * 16, begin_ns, points)
+    rows = np.zeros(len(samples), dtype=RECORD)
+    rows["seq"] = np.arange(1, len(samples) + 1)
+    rows["utc_ns"] = [begin_ns + at * S for at, _, _ in samples]
+    rows["point"] = [tags.index(tag) + 1 for _, tag, _ in samples]
+    rows["value"] = [value for _, _, value in samples]
+    historian = SqliteHistorian(path)
+    historian.store_birth("lab", birth)
+    historian.commit_frame("lab", Frame(Batch(9, 1, len(samples), birth.hash, rows), 1))
+    historian.close()
+    return path
+
+
+def test_a_repeated_old_value_is_no_clock_that_was_set_back(
+    gatepost: Gatepost, tmp_path: Path
+) -> None:
+    """A heartbeat of a point that has not changed bears the time since which it is so."""
+    samples = [(0, tag, value) for tag, value in WELL.items()]
+    for at in range(60, 500, 60):
+        samples += [(at, "Gas.Steam_Flow", 5.0), (0, "Stack.Gas_Leak", 0.0)]
+    said = gatepost("replay", LAB, recorded(tmp_path / "still.sqlite", samples)).err
+    assert "set back" not in said
+    samples += [(300, "Gas.Steam_Flow", 5.0), (1, "Stack.Gas_Leak", 0.0)]
+    said = gatepost("replay", LAB, recorded(tmp_path / "back.sqlite", samples)).err
+    assert "1 values are up to 3 min older" in said and "the clock was set back" in said
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 100])
+def test_the_newest_time_of_each_point(batch: int) -> None:
+    draw = random.Random(batch)
+    ids = np.array([draw.randrange(5) for _ in range(60)], dtype=np.int32)
+    times = np.array([draw.randrange(1000) for _ in range(60)])
+    newest = np.full(5, -(2**62))
+    for first in range(0, 60, batch):
+        part = slice(first, first + batch)
+        found = newest_so_far(ids[part], times[part], newest)
+        for at, index in enumerate(ids[part].tolist()):
+            newest[index] = max(newest[index], times[first + at])
+            assert found[at] == newest[index]
+
+
+def test_columns_of_the_map_that_the_data_lack_are_named(
+    gatepost: Gatepost, data: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "map.json"
+    file.write_text('{"LT-1": "Gas.Steam_Flow", "PSU.Current": "PSU.Current", "comment": null}')
+    said = gatepost("replay", LAB, data, "--map", file).err
+    assert f"warning: {file} maps columns that the data lack: LT-1\n" in said
+    data.write_text("time,LT-2\n2026-03-01T00:00:00Z,1\n")
+    refused = gatepost("replay", LAB, data, "--map", file)
+    assert refused.status == 2 and "the data lack: LT-1, PSU.Current" in refused.err
+
+
+def test_what_only_calls_itself_parquet(gatepost: Gatepost, tmp_path: Path) -> None:
+    file = tmp_path / "run.parquet"
+    for damaged in (b"", b"XXXX" + bytes(100), b"PAR1" + bytes(100)):
+        file.write_bytes(damaged)
+        outcome = gatepost("replay", LAB, file)
+        assert outcome.status == 2 and "run.parquet: no Parquet file: " in outcome.err
 
 
 def test_part_of_the_data(gatepost: Gatepost, data: Path) -> None:
@@ -173,7 +231,7 @@ def test_what_the_data_lack_is_said(gatepost: Gatepost, tmp_path: Path) -> None:
     tags = [tag for tag in WELL if tag != "Gas.Steam_Flow"]
     data = write(tmp_path / "run.csv", [{}] * 5, [*tags, "Operator"])
     said = gatepost("replay", LAB, data).err
-    assert "left out, no points of the site: Operator" in said
+    assert "left out, no points of the site: Operator; --map FILE gives columns their" in said
     assert "no values for Gas.Steam_Flow, which trips or interlocks read" in said
     assert "the start-up trip never ended" in said
     given = gatepost("replay", LAB, data, "--set", "Gas.Steam_Flow=5")
@@ -248,15 +306,72 @@ def told(here: list[Occurrence], there: list[Occurrence]) -> list[tuple[str, int
     return [(pair.difference, pair.start_ns) for pair in compare(here, there)]
 
 
+def spans_of(draw: random.Random) -> list[tuple[int, int]]:
+    """Spans one behind the other; the last may go on to the end."""
+    ends = sorted(draw.sample(range(1, 30), 2 * draw.randint(0, 6)))
+    spans = list(zip(ends[::2], ends[1::2], strict=True))
+    return [*spans[:-1], (spans[-1][0], 0)] if spans and draw.random() < 0.3 else spans
+
+
+def meets(one: Occurrence, other: Occurrence) -> bool:
+    """Whether both were the case at some moment."""
+    begins = max(one.start_ns, other.start_ns)
+    return begins < (one.end_ns or 99) and begins < (other.end_ns or 99)
+
+
 def test_comparison_pairs_what_overlaps() -> None:
     assert told(of((1, 5)), of((1, 5))) == []
     assert told(of((1, 5)), of((3, 5))) == [("moved", 1)]
     assert told(of((1, 5)), of((5, 6))) == [("only here", 1), ("only there", 5)]
     assert told(of((1, 5), (7, 9)), of((7, 9))) == [("only here", 1)]
     assert told(of((7, 9)), of((1, 5), (7, 9))) == [("only there", 1)]
-    assert told(of((1, 3), (4, 6)), of((1, 6))) == [("moved", 1), ("only here", 4)]
     assert told(of((1, 0)), of((2, 0))) == [("moved", 1)]  # both still so at the end
     assert told(of((1, 5)), of((1, 5), name="B")) == [("only here", 1), ("only there", 1)]
+
+
+def test_short_ones_are_parts_of_a_long_one() -> None:
+    short, long = of((1, 3), (4, 6)), of((1, 6))
+    assert told(short, long) == [("part there", 1), ("part there", 4)]
+    assert told(long, short) == [("part here", 1), ("part here", 4)]
+    assert told(of((1, 3), (4, 0)), of((1, 0))) == [("part there", 1), ("part there", 4)]
+    chain = told(of((1, 3), (5, 8), (10, 12)), of((2, 6), (7, 11)))
+    assert chain == [("part there", 1), ("part there", 5), ("part there", 10)]
+    assert told(of((1, 3), (5, 8)), of((2, 6), (7, 9))) == [("part there", 1), ("part here", 7)]
+
+
+def test_whatever_overlaps_is_never_alone_and_nothing_is_forgotten() -> None:
+    draw = random.Random(1)
+    for _ in range(300):
+        here, there = (of(*spans_of(draw)) for _ in range(2))
+        named: set[int] = set()
+        for pair in compare(here, there):
+            named |= {id(pair.here), id(pair.there)}
+            others = there if pair.difference == "only here" else here
+            if pair.difference.startswith("only"):
+                assert not any(meets(pair.shown, other) for other in others)
+            else:
+                assert pair.here is not None and pair.there is not None
+                assert meets(pair.here, pair.there)
+        for one, others in [(o, there) for o in here] + [(o, here) for o in there]:
+            alike = any((o.start_ns, o.end_ns) == (one.start_ns, one.end_ns) for o in others)
+            assert id(one) in named or alike
+
+
+def test_a_part_in_words() -> None:
+    day = time_ns("2026-03-01T00:00:00Z")
+    here = of((day + 181 * S, day + 301 * S), (day + 421 * S, day + 541 * S))
+    first, second = compare(here, of((day + 61 * S, day + 601 * S)))
+    assert first.start_ns == here[0].start_ns and second.start_ns == here[1].start_ns
+    assert second.in_words(0) == "there: part of the alarm 00:01:01-00:10:01"
+    (first, _) = compare(of((day - 9 * S, 0)), of((day, day + S), (day + 2 * S, 0)))
+    assert first.in_words(0) == "here: part of the alarm 2026-02-28T23:59:51-end of the data"
+
+
+def test_another_end_of_a_ramp_is_a_difference() -> None:
+    here, there = of((1, 5)), of((1, 5))
+    there[0].to = "40 Hz"
+    (pair,) = compare(here, there)
+    assert pair.in_words(9) == "there it goes to 40 Hz"
 
 
 def test_a_move_in_words() -> None:

@@ -55,7 +55,7 @@ def row_of(one: Occurrence) -> dict[str, str]:
     """An occurrence as a row of expected.csv."""
     why = one.cause if one.kind == "output" else ", ".join(f"{t} = {v}" for t, v in one.inputs)
     end = short(one.end_ns) if one.end_ns else "-"
-    cells = (short(one.start_ns), end, one.kind, one.name, one.what, why)
+    cells = (short(one.start_ns), end, one.kind, one.name, one.from_to, why)
     return dict(zip(COLUMNS, cells, strict=True))
 
 

@@ -133,6 +133,22 @@ def test_a_check_finds_its_mistake_and_nothing_else(
     assert [f for f in found if (rule, f[0]) not in PAIRED] == [(rule, severity, key)]
 
 
+@pytest.mark.parametrize(
+    ("fallback", "text"),
+    [(None, "at start and when a setpoint ends."), (0, "keeps what it has at start. Declare")],
+)
+def test_what_happens_without_a_safe_value_depends_on_the_fallback(
+    tmp_path: Path, fallback: int | None, text: str
+) -> None:
+    files = mini_files()
+    change(files, METER, f"{LIMIT}.SafeValue", None)
+    if fallback is not None:
+        change(files, METER, f"{LIMIT}.Fallback", fallback)
+    site, _ = load_site(write_site(tmp_path, files))
+    assert site is not None
+    assert [text in finding.message for finding in check_site(site)] == [True]
+
+
 def test_every_check_has_a_case_and_yields_its_own_rule_only() -> None:
     assert {rule for rule, _ in CHECKS} == {rule for rule, *_ in CASES}
     assert len({rule for rule, _ in CHECKS}) == len(CHECKS)

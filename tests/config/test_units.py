@@ -73,3 +73,16 @@ def test_a_product_beyond_all_numbers_is_not_known() -> None:
 def test_any_text_is_read(text: str) -> None:
     unit = unit_of(text)
     assert unit is None or unit.scale > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "unit"),
+    [("C", "degC"), (" celsius", "degC"), ("pct", "%"), ("KW", "kW"), ("amps", "A"), ("SLPM", "")],
+)
+def test_what_an_unknown_unit_means_is_suggested(text: str, unit: str) -> None:
+    assert units.meant(text) == unit
+
+
+def test_what_is_suggested_is_in_the_table() -> None:
+    assert {units.meant(word) for word in units._MEANT} <= units.UNITS.keys()
+    assert not units._MEANT.keys() & units.UNITS.keys()

@@ -124,6 +124,7 @@ class Plant:
                 if point.source == "device" and point.readable:
                     self.table.rows["mono_ns"][point.index] = self.clock.monotonic_ns()
             self.scan.run()
+            self.scan.settle()
             found += [(w.point.tag, w.value) for w in self.writes]
             self._answer(list(self.writes))
             self.clock.advance(SCAN_NS)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.core.records import Event
-from gateway.event_log import LINES_MAX, EventLog
+from gateway.event_log import LINES_MAX, WAITING, EventLog
 
 
 @pytest.fixture
@@ -75,3 +75,12 @@ def test_a_comment_can_not_look_like_another_line(heard: pytest.LogCaptureFixtur
     (line,) = heard.messages
     assert line.isprintable()
     assert r"gas test\n2026-01-01" in line
+
+
+def test_a_trip_that_was_never_read_is_the_start_up(heard: pytest.LogCaptureFixture) -> None:
+    log = EventLog()
+    log.hear(event("trip", name="OverTemp", active=True, kind="trip", reason=WAITING))
+    log.hear(event("gateway", what="start-up trip released"))
+    log.hear(event("gateway", what="start-up trip released", still_active="OverTemp"))
+    assert [record.levelname for record in heard.records] == ["INFO", "INFO", "WARNING"]
+    assert "waiting for first values" in heard.messages[0]

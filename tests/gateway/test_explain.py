@@ -11,6 +11,7 @@ from gateway.commands import Commands
 from gateway.core.clock import ManualClock
 from gateway.core.records import Event
 from gateway.core.table import PointTable
+from gateway.event_log import WAITING
 from gateway.explain import ACTIVATIONS_MAX, RECEIPTS_MAX, Explain
 from gateway.local import LocalClient, LocalError
 from tests.gateway.running import Running
@@ -86,6 +87,7 @@ async def test_the_start_up_says_what_it_waits_for(rig: Rig) -> None:
     assert answer["active"]
     assert [point["tag"] for point in answer["waiting"]] == ["Rig.Temperature"]
     assert answer["waiting"][0]["causes"] == ["Control/OverTemp"]
+    assert running.events("trip", name="Control/OverTemp", active=True, reason=WAITING)
     output = await ask(rig, "Rig.Valve")
     # The trip is active too, but the start-up was first and stands on the same rank.
     assert decides(output)["by"] == "start-up"

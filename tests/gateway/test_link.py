@@ -202,7 +202,7 @@ async def test_a_field_that_hangs_is_as_good_as_gone(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.link.FIELD_SILENT_S", 0.5)
-    monkeypatch.setattr("gateway.local_server.STATUS_PERIOD_S", 0.1)
+    monkeypatch.setattr("gateway.local_server.ALIVE_PERIOD_S", 0.1)
     running, link = Running(rig), LinkRunning(rig)
     await link.start()
     await running.ready()

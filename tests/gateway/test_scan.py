@@ -10,8 +10,9 @@ import pytest
 
 from config import status
 from gateway.commands import GATEWAY_WRITES_MAX
-from gateway.scan import NAMED_MAX
+from gateway.scan import AT_ONCE_MAX, NAMED_MAX
 from tests.gateway.plant import Plant, setpoint
+from tests.gateway.sites import ALARMS
 from tests.gateway.test_requests import CONTROLS
 
 
@@ -163,6 +164,25 @@ def test_what_would_take_an_emergency_stop_back_before_it_came_is_told(plant: Pl
     assert told["reason"] == "an emergency stop came behind it, stop"
 
 
+def test_the_alarms_of_a_flood_are_told_behind_the_writes_and_before_the_next_scan(
+    tmp_path: Path,
+) -> None:
+    hot = {"When": "Rig.Temperature >= 900"}
+    flood = {"AlarmStates": {f"Alarms/A{n}": hot for n in range(AT_ONCE_MAX)}}
+    alarms = {"AlarmStates": ALARMS["AlarmStates"] | flood["AlarmStates"]}
+    plant = Plant(tmp_path, CONTROLS, {"Power": setpoint(0, Fallback=9)}, alarms)
+    plant.land("Rig.Pressure", 5.0)
+    plant.run(0.3)
+    plant.land("Rig.Temperature", 950.0)
+    plant.scan.run()
+    assert [(w.point.tag, w.value) for w in plant.writes] == [("Rig.Power", 0.0)]
+    assert not plant.events("alarm", active=True)
+    at_ns = plant.clock.utc_ns()
+    plant.run()
+    told = [e for e in plant.journal.events(0, "alarm") if e.body["active"]]
+    assert len(told) == AT_ONCE_MAX + 1 and {e.utc_ns for e in told} == {at_ns}
+
+
 # ---------------------------------------------------------------- functions
 
 LIMIT = {
@@ -247,7 +267,7 @@ def test_a_permissive_is_an_event_of_its_kind(plant: Plant) -> None:
 
 
 def test_a_bypass_is_no_event_of_its_rule(plant: Plant) -> None:
-    keys = {"action": "bypass", "lease_ns": 10**9, "comment": "sensor is changed"}
+    keys: dict[str, Any] = {"action": "bypass", "lease_ns": 10**9, "comment": "sensor is changed"}
     plant.send("Controls.OverTemp", **keys)
     before = plant.events("trip")
     plant.run(2)

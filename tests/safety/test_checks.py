@@ -113,7 +113,8 @@ NOT_SHADOWED = [
 
 @pytest.mark.parametrize(("one", "other"), NOT_SHADOWED)
 def test_rules_that_differ_are_not_shadowed(one: dict[str, Any], other: dict[str, Any]) -> None:
-    assert told(site_of(controls={"One": one, "Other": other})) == []
+    found = told(site_of(controls={"One": one, "Other": other}))
+    assert "rule-shadowed" not in dict(found)
 
 
 def test_alarms_are_shadowed_where_they_say_the_same() -> None:

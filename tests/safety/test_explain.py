@@ -14,6 +14,7 @@ from safety.explain import (
     Part,
     missing,
     nearest,
+    reasons,
 )
 from tests.safety.sites import MS, Plant, S, make_site
 
@@ -137,8 +138,8 @@ def test_a_reference_goes_on_into_its_rule() -> None:
     [
         ("A.a > 5", True, ["A.a > 5 is false: A.a is 0"]),
         ("A.a > 5 and A.b > 5", True, ["A.a > 5 is false", "A.b > 5 is false"]),
-        ("A.a > 5 or A.b > 5", True, ["one of these:", "  - A.a > 5 is false"]),
-        ("A.a < 5 and A.b < 5", False, ["one of these:", "  - A.a < 5 is true"]),
+        ("A.a > 5 or A.b > 5", True, ["one of:", "  - A.a > 5 is false"]),
+        ("A.a < 5 and A.b < 5", False, ["one of:", "  - A.a < 5 is true"]),
         ("A.a < 5 or A.b < 5", False, ["A.a < 5 is true", "A.b < 5 is true"]),
         ("not (A.a < 5)", True, ["A.a < 5 is true"]),
         ("A.a < 5", True, []),
@@ -153,12 +154,29 @@ def test_what_is_missing(when: str, wanted: bool, expected: list[str]) -> None:
     assert bool(lines) == bool(expected)
 
 
+def test_a_trip_in_a_guard_is_explained_once() -> None:
+    way = {"From": "Off", "To": "Run", "When": "A.a > 5 or A.a < 3 or Controls.T"}
+    machine = {"Initial": "Off", "States": {"Off": {}, "Run": {}}, "Transitions": [way]}
+    control = {"Control/T": {"When": "A.b > 5", "Method": "Off"}}
+    site = make_site(CHANNELS, controls=control, methods=METHODS, machines={"M": machine})
+    plant = Plant(site)
+    for tag in ("A.a", "A.b"):
+        plant.set(tag, 0.0)
+    plant.scan()
+    guard = next(i.name for i in plant.engine.program.info if i.kind == "guard")
+    part = explained(plant, guard)
+    assert part.is_true and reasons(part) == ["A.a < 3"]
+    plant.set("A.a", 4.0)
+    plant.scan()
+    assert missing(explained(plant, guard), True)[-1] == "  - Controls.T active"
+
+
 def test_each_alternative_begins_a_line() -> None:
     plant = plant_of("A.a > 5 or (A.a > 6 and A.b > 5)")
     plant.scan()
     lines = missing(explained(plant), True)
     assert [line.split(" is ")[0] for line in lines] == [
-        "one of these:",
+        "one of:",
         "  - A.a > 5",
         "  - A.a > 6",
         "    A.b > 5",

@@ -327,7 +327,60 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
      "unit-mismatch"),
     ({**EVERY["Balance"], "Function": "Balance", "StateOfCharge": "0.5 [1]"}, "StateOfCharge",
      "unit-mismatch"),
+    ({**EVERY["VoltVar"], "Function": "VoltVar", "Voltage": "In.W"}, "Voltage", "unit-mismatch"),
+    ({**EVERY["VoltWatt"], "Function": "VoltWatt", "Voltage": "In.mHz"}, "Voltage",
+     "unit-mismatch"),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("key", "tag", "fits"),
+    [
+        ("Exchange", "In.V", False),
+        ("Power", "In.V", False),
+        ("Exchange", "In.kW", True),
+        ("Exchange", "In.A", True),
+        ("Exchange", "In.Share", True),
+        ("Exchange", "In.X", True),
+    ],
+)
+def test_inputs_are_powers_where_the_output_has_no_unit(key: str, tag: str, fits: bool) -> None:
+    inputs = {f"In.{unit}": {"Units": unit} for unit in ("V", "kW", "A")}
+    limit = {"Function": "ExportLimit", "Output": "Out.Y", "Limit": 5, "Exchange": "In.X"}
+    _, found = compile_site(
+        make_site(
+            {**inputs, "In.X": {}, "In.Share": {"Units": "%"}, "Out.Y": {"ReadWrite": "RW"}},
+            functions={"F": {**limit, "Power": "In.X", key: tag}},
+        )
+    )
+    told = [one.message for one in found if one.rule == "unit-mismatch"]
+    wanted = f"{tag} is in V, and {key} takes a power in the unit of the output."
+    assert told == ([] if fits else [wanted])
+
+
+@pytest.mark.parametrize(
+    ("exchange", "remedy"),
+    [
+        ("In.kW * 1000 [W/kW]", "is in W, and its result belongs in kW; leave out * 1000 [W/kW]."),
+        ("In.kW / 0.001 [kW/W]", "its result belongs in kW; leave out / 0.001 [kW/W]."),
+        ("In.W", "; write In.W * 0.001 [kW/W], or bring both channels to one unit."),
+        ("In.W * 2 [kW/kW]", "; write In.W * 2 [kW/kW] * 0.001 [kW/W], or bring"),
+    ],
+)
+def test_the_advice_for_an_input_on_another_scale_can_be_followed(
+    exchange: str, remedy: str
+) -> None:
+    limit = {"Function": "ExportLimit", "Output": "Out.Y", "Limit": 5, "Power": "In.kW"}
+    channels = {
+        "In.kW": {"Units": "kW"},
+        "In.W": {"Units": "W"},
+        "Out.Y": {"ReadWrite": "RW", "Units": "kW"},
+    }
+    functions = {"F": {**limit, "Exchange": exchange}}
+    _, found = compile_site(make_site(channels, functions=functions))
+    told = [one.message for one in found if one.rule == "unit-mismatch"]
+    assert len(told) == 1
+    assert remedy in told[0]
 
 
 @pytest.mark.parametrize(("keys", "key", "rule"), MISTAKES, ids=lambda value: str(value)[:30])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +33,26 @@ def compiled(site: Site) -> Program:
     return program
 
 
-def proved(site: Site, program: Program, within_s: float, ticks: int) -> Report:
+def proved(
+    site: Site,
+    program: Program,
+    within_s: float,
+    ticks: int,
+    evaluate: Callable[..., int] = EVALUATORS["native"],
+    asked: list[float] | None = None,
+) -> Report:
     """A proof whose clock counts questions, so that it ends at the same place on any machine."""
-    asked = 0
+    times = asked if asked is not None else []
 
     def spent_s() -> float:
-        nonlocal asked
-        asked += 1
-        return float(asked)
+        times.append(len(times) + 1.0)
+        return times[-1]
 
     return prove(
         Task(
             program=program,
             points={point.index: point for point in site.points},
-            evaluate=EVALUATORS["native"],
+            evaluate=evaluate,
             scan_period_ns=100 * MS,
             draw=np.random.default_rng(1),
             spent_s=spent_s,
@@ -146,3 +153,62 @@ def test_every_trip_of_the_demo_site_is_needed_as_it_is() -> None:
     rules["on_bad"][trips] = layout.ON_BAD_IGNORE
     report = proved(site, dataclasses.replace(program, rules=rules), 0.0, ticks=2_000)
     assert {found.rule for found in report.counterexamples} == {program.info[t].name for t in trips}
+
+
+def bypassed_vote() -> tuple[Site, Program]:
+    """2oo3 for 1s, with a bypass of an hour."""
+    site = case_site(CASES / "right-vote-bypass")
+    return site, compiled(site)
+
+
+def test_a_bypass_of_an_hour_takes_as_few_states_as_one_of_a_second() -> None:
+    site, program = bypassed_vote()
+    report = proved(site, program, 0.0, ticks=1_000)
+    (hot,) = [p for p in report.outputs[0].causes if p.rules == ("Control/Hot",)]
+    assert hot.is_proof and hot.bypass
+    assert 29 < hot.effort.states < 100
+
+
+def test_a_bypass_that_goes_on_after_its_end_is_found() -> None:
+    site, program = bypassed_vote()
+
+    def broken(rows: Any, *arguments: Any) -> int:
+        named = [a for a in arguments if getattr(a, "dtype", None) is not None]
+        (state,) = [a for a in named if "bypassed" in (a.dtype.names or ())]
+        was = state["bypassed"].copy()
+        done = int(EVALUATORS["native"](rows, *arguments))
+        state["bypassed"] |= was
+        return done
+
+    report = proved(site, program, 0.0, ticks=1_000, evaluate=broken)
+    found = next(found for found in report.counterexamples if found.claim == "bypass")
+    assert found.rule == "Control/Hot"
+    assert [note for note in found.table.notes if note] == [
+        "bypass of Control/Hot",
+        "the bypass of Control/Hot ends",
+    ]
+
+
+def test_a_proof_goes_on_where_its_share_was_over(tmp_path: Path) -> None:
+    """The vote needs more than half of the time, and the cause behind it only a little."""
+    rules = json.loads((CASES / "right-vote-bypass" / "rules.json").read_text())
+    rules["Channels"]["A.w"] = {"Units": "degC"}
+    every = " and ".join(f"A.{name} >= 900" for name in "tuvw")
+    rules["Automatic_Controls"]["Control/All"] = {"When": every, "Method": "Off"}
+    (tmp_path / "rules.json").write_text(json.dumps(rules))
+    site = case_site(tmp_path)
+    report = proved(site, compiled(site), 0.0, ticks=550)
+    assert [v.result for v in report.outputs if v.causes] == ["proved"], report
+    assert [part.rules for part in report.outputs[0].causes] == [
+        ("Control/E_Stop",),
+        ("Control/All",),
+        ("Control/Hot",),
+    ]
+
+
+def test_what_is_refuted_does_not_wait_for_the_budget() -> None:
+    site = case_site(CASES / "wrong-on-bad-ignore")
+    asked: list[float] = []
+    report = proved(site, compiled(site), 0.0, ticks=100_000, asked=asked)
+    assert [v.result for v in report.outputs if v.causes] == ["refuted"]
+    assert len(asked) < 1_000

@@ -64,8 +64,8 @@ def flat(notes: Notes) -> list[tuple[Any, ...]]:
     found = []
     inputs = notes.inputs.tolist()
     for row in notes.rows.tolist():
-        first, count = row[-2:]
-        found.append((*row[:-2], tuple(inputs[first : first + count])))
+        first, count, before = row[-3:]
+        found.append((*row[:-3], before, tuple(inputs[first : first + count])))
     return found
 
 
@@ -157,11 +157,12 @@ class OneByOne:
             moved = (rank, cause) != before[:2]
             machine = layout.CAUSE_MACHINE_FROM - cause
             entered = machine >= 0 and self.engine.machine_now[machine]["changed"]
-            if (cause >= layout.CAUSE_STARTUP or entered) and rank:
+            if cause >= layout.CAUSE_STARTUP and rank:
                 moved |= bool(value != before[2])
-            if moved:
-                self._demands[at] = (rank, cause, value)
-                self._note(now, float(value), NOTE_OUTPUT, at, int(rank), int(cause), 0, -1)
+            self._demands[at] = (rank, cause, value)
+            if moved or (entered and rank):
+                held = (NOTE_OUTPUT, at, int(rank), int(cause), 0, -1)
+                self._note(now, float(value), *held, before=float(before[2]))
         if self._startup and not self.engine.startup:
             self._startup = False
             self._note(now, math.nan, NOTE_STARTUP, 0, 0, 0, 0, -1)
@@ -194,7 +195,9 @@ class OneByOne:
         level, first_out = int(state["level"]), int(state["first_out"])
         self._note(now, math.nan, NOTE_RULE, rule, level, first_out, flags, inputs)
 
-    def _note(self, now: int, value: float, what: int, row: int, *rest: int) -> None:
+    def _note(
+        self, now: int, value: float, what: int, row: int, *rest: int, before: float = math.nan
+    ) -> None:
         *numbers, rule = rest
         inputs = ()
         if rule >= 0:
@@ -203,7 +206,7 @@ class OneByOne:
                 (float(rows["value"][at]), at, int(rows["status"][at]))
                 for at in self.engine.program.info[rule].inputs[:16]
             )
-        self.notes.append((now, value, what, row, *numbers, inputs))
+        self.notes.append((now, value, what, row, *numbers, before, inputs))
 
 
 def same(left: Sequence[tuple[Any, ...]], right: Sequence[tuple[Any, ...]]) -> bool:

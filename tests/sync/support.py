@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -94,6 +96,17 @@ async def eventually(condition: Callable[[], object], timeout_s: float = 20.0) -
                 await asyncio.sleep(0.02)
     except TimeoutError:
         pytest.fail(f"never came true within {timeout_s} s: {value!r}")
+
+
+async def freeze(pid: int) -> None:
+    """Stops a process; a thread that runs at this moment stops a little later than the signal."""
+    os.kill(pid, signal.SIGSTOP)
+
+    def stopped() -> bool:
+        stats = Path(f"/proc/{pid}/task").glob("*/stat")
+        return all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in stats)
+
+    await eventually(stopped)
 
 
 async def cancelled(task: asyncio.Task[object]) -> None:

@@ -169,7 +169,7 @@ async def test_a_frozen_broker_is_noticed_by_the_publication(broker: support.Any
     async with session(broker.url) as one:
         assert one._client is not None
         one._client.timeout = 0.5  # from here on; to connect may take longer
-        os.kill(pid, signal.SIGSTOP)
+        await support.freeze(pid)
         try:
             with pytest.raises(LinkTimeout):
                 await one.publish("gatepost/lab/frames", b"x")
