@@ -49,7 +49,6 @@ def simulate(
         str | None,
         typer.Option(
             "--host",
-            "--listen",
             metavar="HOST",
             help="Address to listen on; default: 127.0.0.1, of a site what it declares.",
         ),
@@ -116,7 +115,7 @@ def _chosen(
     if elsewhere:
         raise CommandFailed(
             f"not on this machine: {', '.join(elsewhere)}. In a copy of the site let them be at "
-            f"{LOCALHOST}; or --listen {LOCALHOST} serves their ports there"
+            f"{LOCALHOST}; or --host {LOCALHOST} serves their ports there"
         )
     if left_out:
         text = f"left out, only Modbus TCP and SCPI sockets are simulated: {', '.join(left_out)}"

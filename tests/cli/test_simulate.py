@@ -123,12 +123,12 @@ def test_a_device_that_is_no_socket_is_named_and_left_out(site: Path) -> None:
     assert err == "left out, only Modbus TCP and SCPI sockets are simulated: PSU (SCPI)\n"
 
 
-def test_a_device_elsewhere_is_refused_but_for_listen(gatepost: Gatepost, site: Path) -> None:
+def test_a_device_elsewhere_is_refused_but_for_host(gatepost: Gatepost, site: Path) -> None:
     moved(site, "Meter", Connection={"IP": "192.0.2.7", "Unit": 3})
     said = gatepost("simulate", site)
     assert said.status == 2
     assert "not on this machine: Meter at 192.0.2.7:" in said.err
-    with simulator(site, "--listen", "127.0.0.1", stdin=subprocess.DEVNULL) as running:
+    with simulator(site, "--host", "127.0.0.1", stdin=subprocess.DEVNULL) as running:
         assert any(line.startswith("Meter") and " on 127.0.0.1:" in line for line in running.said)
     with simulator(site, "PSU", stdin=subprocess.DEVNULL) as running:
         assert not any(line.startswith("Meter") for line in running.said)

@@ -232,7 +232,7 @@ async def test_a_peer_that_accepts_no_connection_is_no_connection(bench: Bench) 
 
 async def test_a_restarted_device_is_read_again_after_connecting(bench: Bench) -> None:
     await bench.driver.connect()
-    assert await bench.value("First") == 11.5
+    await bench.shows("First", 11.5)
     await bench.rig.server.stop()
     with pytest.raises(NotConnected):
         await bench.value("First")
@@ -240,7 +240,7 @@ async def test_a_restarted_device_is_read_again_after_connecting(bench: Bench) -
         await bench.value("First")
     await bench.rig.server.start()
     await bench.driver.connect()
-    assert await bench.value("First") == 11.5
+    await bench.shows("First", 11.5)
 
 
 async def test_a_device_that_vanishes_during_the_wait_is_noticed_at_once(bench: Bench) -> None:
