@@ -30,6 +30,7 @@ REQUEST_BYTES_MAX: Final = 1_000_000  # of what the field takes: its loop must n
 TEXT_CHARS_MAX: Final = 256  # id, tag, origin, source and action of a command
 COMMENT_CHARS_MAX: Final = 1_000
 RECEIPTS_MAX: Final = 64
+EVENTS_ANSWER_MAX: Final = 1_000
 CLIENTS_MAX: Final = 32
 HINTS_MAX: Final = 200  # names that a mistyped one is compared with: each takes 10 µs of the loop
 _LENGTH: Final = struct.Struct(">I")

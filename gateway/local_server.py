@@ -20,6 +20,7 @@ from gateway.core.table import PointTable
 from gateway.journal import Journal
 from gateway.local import (
     CLIENTS_MAX,
+    EVENTS_ANSWER_MAX,
     RECEIPTS_MAX,
     REQUEST_BYTES_MAX,
     TEXT_CHARS_MAX,
@@ -39,7 +40,6 @@ DATA_PERIOD_S: Final = 0.005  # at least, from one batch to the next: later reco
 RECEIPT_WAIT_S: Final = 10.0
 LINK_SILENT_S: Final = 10.0  # a link speaks twice a second; silent for this long, it hangs
 FIRST_WORD_S: Final = 5.0  # how long a client that says nothing keeps its place
-EVENTS_ANSWER_MAX: Final = 1_000
 READ_AT_ONCE: Final = 500  # points that one turn reads: each takes 2 µs of the loop
 UNKNOWN_SHOWN_MAX: Final = 10  # tags in one error
 _LAST_STEPS: Final = ("refused", "verified", "failed", "released")

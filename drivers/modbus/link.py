@@ -9,8 +9,6 @@ connection, because nothing behind it can be trusted.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
 import struct
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -22,6 +20,7 @@ from numpy.typing import NDArray
 
 from drivers.contract import Part, Tap
 from drivers.errors import DriverError, Garbled, NoAnswer, NotConnected, Refused
+from drivers.keep_alive import keep_alive
 from drivers.modbus.access import at_place
 from drivers.modbus.cycle import REQUEST_BYTES, ModbusCycle, Reading
 from drivers.modbus.words import answer_words, refusal, request_words
@@ -168,10 +167,7 @@ class ModbusLink(asyncio.Protocol):
         # uvloop's transports don't derive from asyncio's, whatever they do.
         self._transport = cast(asyncio.Transport, transport)
         self._put = self._put_and_show if self._tap is not None else self._transport.write
-        raw = transport.get_extra_info("socket")
-        if raw is not None:
-            with contextlib.suppress(OSError):
-                raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        keep_alive(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The peer closed, or the system gave the connection up."""

@@ -8,14 +8,13 @@ ties an answer to it, and the late answer of one that timed out is dropped.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
 import struct
 from dataclasses import dataclass
 from typing import Final, cast
 
 from drivers.contract import Tap
 from drivers.errors import DriverError, Garbled, NoAnswer, NotConnected, Refused
+from drivers.keep_alive import keep_alive
 
 WRITE_QUADLET: Final = 0
 WRITE_BLOCK: Final = 1
@@ -206,10 +205,7 @@ class OptoLink(asyncio.Protocol):
         """Keep-alive lets the system find a dead peer of an idle connection."""
         # uvloop's transports don't derive from asyncio's, whatever they do.
         self._transport = cast(asyncio.Transport, transport)
-        raw = transport.get_extra_info("socket")
-        if raw is not None:
-            with contextlib.suppress(OSError):
-                raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        keep_alive(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The peer closed, or the system gave the connection up."""

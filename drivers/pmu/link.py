@@ -10,7 +10,6 @@ Source: IEEE Std C37.118.2-2011, section 6.3 (STAT bit 10) and Annexes E and F (
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from typing import Any, Final
 
 from drivers.contract import Tap
 from drivers.errors import DriverError, Garbled, NoAnswer, NotConnected
+from drivers.keep_alive import keep_alive
 from drivers.pmu.data import NS_PER_S, DataLayout, Sample, Selection, find_signals
 from drivers.pmu.frames import (
     Command,
@@ -201,9 +201,8 @@ class PmuLink(asyncio.Protocol, asyncio.DatagramProtocol):
         self._transport = transport
         raw = transport.get_extra_info("socket")
         self._datagrams = raw is not None and raw.type == socket.SOCK_DGRAM
-        if raw is not None and not self._datagrams:
-            with contextlib.suppress(OSError):
-                raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if not self._datagrams:
+            keep_alive(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The peer closed, or the system gave the connection up."""

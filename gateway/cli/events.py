@@ -16,10 +16,9 @@ from gateway.cli.session import session
 from gateway.cli.site import JsonOption, SiteArgument, StateOption, Target, target_of
 from gateway.cli.times import iso_utc
 from gateway.core.records import EVENT_KINDS
-from gateway.local import LocalClient, LocalError
+from gateway.local import EVENTS_ANSWER_MAX, LocalClient, LocalError
 
 LIMIT_DEFAULT: Final = 100
-LIMIT_MAX: Final = 1_000  # of one answer, see gateway/local_server.py
 FOLLOW_S: Final = 0.5
 ANSWER_S: Final = 10.0
 
@@ -32,7 +31,9 @@ def events(
     ] = "",
     limit: Annotated[
         int,
-        typer.Option("--limit", metavar="ROWS", min=1, max=LIMIT_MAX, help="The newest at most."),
+        typer.Option(
+            "--limit", metavar="ROWS", min=1, max=EVENTS_ANSWER_MAX, help="The newest at most."
+        ),
     ] = LIMIT_DEFAULT,
     state: StateOption = None,
     json: JsonOption = False,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from config.site import Instrument
 from drivers.contract import Block, Driver, Surroundings, read_block
 from drivers.modbus.rtu import PROTOCOL
+from drivers.sim.modbus_server import RegisterBank
+from drivers.sim.rtu_server import RtuServer
 from gateway.core.clock import SystemClock
 from tests.drivers.instruments import instrument
 
@@ -26,6 +29,22 @@ def rtu(port: str, unit: int = 1, **keys: Any) -> Instrument:
     place = {"Port": port, "Unit": unit, "Parity": "N", "Baudrate": keys.pop("Baudrate", 19_200)}
     tags = {"Communication": "ModbusRTU", "Connection": place, "Timeout": 5.0} | keys
     return instrument(channels, **tags)
+
+
+def bank_of(unit: int) -> RegisterBank:
+    """Its registers: channel F<n> of unit u is 10 u + n."""
+    bank = RegisterBank()
+    for at in range(FLOATS):
+        bank.put_float32("holding", 100 * at, 10.0 * unit + at)
+    return bank
+
+
+def server_of(units: Sequence[int]) -> RtuServer:
+    """A line with these units, the first of them first; not started."""
+    made = RtuServer(bank_of(units[0]))
+    for unit in units[1:]:
+        made.banks[unit] = bank_of(unit)
+    return made
 
 
 class Device:

@@ -13,28 +13,18 @@ from drivers.errors import NoAnswer, NotConnected, OutOfRange, Refused
 from drivers.modbus.rtu_frame import frame
 from drivers.modbus.rtu_line import OWED_MAX, RtuLine
 from drivers.sim.faults import Faults
-from drivers.sim.modbus_server import RegisterBank
 from drivers.sim.rtu_server import RtuServer
 from gateway.core.clock import SystemClock
-from tests.drivers.rtu_bench import FLOATS, Device, rtu
+from tests.drivers.rtu_bench import FLOATS, Device, rtu, server_of
 
 UNITS = (1, 2, 3)
 TIMEOUT_S = 0.15
 
 
-def bank_of(unit: int) -> RegisterBank:
-    bank = RegisterBank()
-    for at in range(FLOATS):
-        bank.put_float32("holding", 100 * at, 10.0 * unit + at)
-    return bank
-
-
 @pytest.fixture
 async def server() -> AsyncIterator[RtuServer]:
     """Three units on one line; channel F<n> of unit u is 10 u + n."""
-    made = RtuServer(bank_of(1))
-    for unit in UNITS[1:]:
-        made.banks[unit] = bank_of(unit)
+    made = server_of(UNITS)
     await made.start()
     yield made
     await made.stop()

@@ -35,8 +35,9 @@ async def test_a_hole_is_learned_once_and_known_in_the_next_life(
 ) -> None:
     first = Running(rig)
     await first.ready()
-    await eventually(lambda: first.status("Rig.R7") == status.GOOD)
-    assert first.status("Rig.R4") == status.GOOD
+    # the two sides of the hole are read by separate requests, so either can be good first
+    sound = [f"Rig.R{i}" for i in range(8) if i != 5]
+    await eventually(lambda: all(first.status(name) == status.GOOD for name in sound))
     assert first.status("Rig.R5") != status.GOOD
     assert first.events("device", device="Rig")[-1]["refuses"]
     learned = StatePaths(rig.state).learned
