@@ -189,7 +189,9 @@ class AlarmTable:
         self._latching_moved |= self.infos[alarm].latch
         what = s.STEPS if stepped else _RULE_EVENT.get((before, situation), "")
         before_restart = self._before.pop(alarm, None) if what == s.ACTIVATES else None
-        if before_restart is not None and before_restart.level == level:
+        resumes = before_restart is not None and before_restart.level == level
+        # Not where a suppression ended meanwhile: behind it the alarm is new.
+        if before_restart is not None and resumes and self._row(alarm, s.RESUMES) is not None:
             self._step(alarm, s.RESUMES, now, events, before_restart.note)
             self._since(alarm, before_restart, now)
         elif what:

@@ -137,8 +137,8 @@ async def test_what_operators_did_survives_a_crash(rig: Rig) -> None:
     assert submit(first, command("acknowledge", "Alarms.Hot"))
     assert submit(first, shelving("Alarms.Warm"))
     assert submit(first, command("out-of-service", "Alarms.Cool", comment="repair"))
-    await eventually(lambda: not first.field.scan.alarms.kept_changed)
-    await eventually(lambda: '"Alarms/Cool' in kept(rig).replace("\\", ""))
+    # All three were done between two scans: where the last one is kept, so are the others.
+    await eventually(lambda: "out of service" in kept(rig))
     await first.crash()
     await Running(rig).crash()  # a life that ends before its first scan keeps it too
     after = Running(rig)

@@ -250,7 +250,8 @@ async def test_a_damaged_lock_file_is_no_obstacle(bench: Bench, holder: bytes) -
     bench.state.mkdir()
     (bench.state / "lock").write_bytes(holder)
     task = bench.start(bench.supervisor(bench.command("field", GOOD)))
-    await until(bench.noted)
+    # The child may speak before its supervisor has written who it is.
+    await until(lambda: b'"field"' in (bench.state / "lock").read_bytes())
     written = json.loads((bench.state / "lock").read_text())
     assert written["supervisor"] == os.getpid()
     assert is_alive(written["field"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from safety import alarm_states as s
@@ -124,8 +124,20 @@ class Watched:
             assert s.ACKNOWLEDGES in events, "only a person acknowledges"
 
 
+# Acknowledged, restarted with its latch, suppressed for a moment, active again.
+SUPPRESSED_BEHIND_A_RESTART = [
+    ("rule", "High_High", False),
+    ("act", s.ACKNOWLEDGES, 5.0),
+    ("restart", 0.0, 0.0),
+    ("guard", True),
+    ("guard", False),
+    ("rule", "High_High", False),
+]
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.booleans(), st.lists(STEPS, max_size=40))
+@example(latch=True, steps=SUPPRESSED_BEHIND_A_RESTART)
 def test_any_sequence_of_events_keeps_the_invariants(latch: bool, steps: list[Any]) -> None:
     watched = Watched(latch)
     for step in steps:
