@@ -9,7 +9,8 @@ of any unit and answers anything else with exception 1 or 2.
 Every register changes at every reading. Each fifth one (address 0, 5, 10, ...) carries the
 moment of the answer, so that whoever receives it knows its age:
 `milliseconds of the monotonic clock + 31 * address`, modulo 65536. The others carry a level of
-their own and ten bits of noise, which no compression takes off.
+their own and ten bits of noise, which no compression takes off. With `--count` every register
+holds the number of the answer instead, modulo 65536, so that a reading that is lost leaves a hole.
 """
 
 from __future__ import annotations
@@ -72,12 +73,20 @@ class Table:
         return self._bytes
 
 
+class CountingTable:
+    """Every register holds the number of the answer."""
+
+    def bytes_now(self) -> bytes:
+        """All registers of the next answer."""
+        return np.full(REGISTERS, (Session.served + 1) % 65_536, dtype=">u2").tobytes()
+
+
 class Session(asyncio.Protocol):
     """One connection; answers whatever came in with one write."""
 
     served = 0  # requests, of all connections
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table | CountingTable) -> None:
         self._table = table
         self._rest = b""
         self._transport: asyncio.Transport | None = None
@@ -114,12 +123,13 @@ class Session(asyncio.Protocol):
             self._transport.write(b"".join(answers))
 
 
-async def _serve(port: int, devices: int) -> None:
+async def _serve(port: int, devices: int, *, count: bool) -> None:
     loop = asyncio.get_running_loop()
     ports = []
     for number in range(devices):
         at = port + number if port else 0
-        server = await loop.create_server(partial(Session, Table(number)), HOST, at)
+        table = CountingTable() if count else Table(number)
+        server = await loop.create_server(partial(Session, table), HOST, at)
         ports.append(server.sockets[0].getsockname()[1])
     print(*ports, flush=True)
     reader = asyncio.StreamReader()
@@ -133,8 +143,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--port", type=int, default=0, help="first port; 0 = any free ones")
     parser.add_argument("--devices", type=int, default=1, help="how many ports")
+    parser.add_argument("--count", action="store_true", help="registers hold the answer's number")
     given = parser.parse_args()
-    uvloop.run(_serve(given.port, given.devices))
+    uvloop.run(_serve(given.port, given.devices, count=given.count))
     return 0
 
 

@@ -54,6 +54,7 @@ class Gateway(ABC):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._command: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
 
     @abstractmethod
@@ -67,10 +68,14 @@ class Gateway(ABC):
     def start(self, load: Load, ports: Sequence[int], broker_port: int) -> None:
         """Start it; it needs some seconds until values come."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        command = self.command(load, ports, broker_port)
-        with (self.folder / "output.log").open("wb") as log:
+        self._command = self.command(load, ports, broker_port)
+        self.start_again()
+
+    def start_again(self) -> None:
+        """Start it with the files that it has."""
+        with (self.folder / "output.log").open("ab") as log:
             self._process = subprocess.Popen(
-                command,
+                self._command,
                 cwd=self.folder,
                 env={**os.environ, **self.environment()},
                 stdin=subprocess.DEVNULL,
@@ -122,6 +127,16 @@ class Gateway(ABC):
     def running(self) -> bool:
         """True while the process lives."""
         return self._process is not None and self._process.poll() is None
+
+    def kill(self) -> None:
+        """``kill -9`` of the whole tree."""
+        assert self._process is not None, "start it first"
+        for process in self.processes():
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        self._process.wait()
 
     def end(self) -> None:
         """End the tree, in order where that is possible."""

@@ -3,8 +3,9 @@
     python -m bench._peers_watch PORT gatepost|thingsboard|nodered
 
 Obeys lines on standard input and answers each with one line of JSON: `seen` (values so far,
-estimated while nothing is decoded), `begin`, `end` (what arrived in between). It keeps payloads
-as they come and decodes them only at `end`, so that it takes little of the machine meanwhile.
+estimated while nothing is decoded), `begin`, `end` (what arrived in between), `values` (of
+register 0, since `begin`). It keeps payloads as they come and decodes them only at the end, so that
+it takes little of the machine meanwhile.
 
 It also plays the part of each gateway's far side, without which two of them send nothing: it
 acknowledges Gatepost's frames as the ingest would, and answers the ThingsBoard gateway's
@@ -202,7 +203,18 @@ class Watch:
             time.sleep(TAIL_S)
             self._keeping = False
             return self._result(ended_ns)
+        elif word == "values":
+            self._keeping = False
+            return {"values": self._first_register()}
         return {"messages": self._messages}
+
+    def _first_register(self) -> list[int]:
+        """All values of register 0 that were kept, in their order."""
+        found: list[int] = []
+        for message in self._kept:
+            values, addresses = self._far.decode(message)
+            found += values[addresses == 0].tolist()
+        return found
 
     def _result(self, ended_ns: int) -> dict[str, Any]:
         """Values that the devices gave within the window; where many are later than the tail is

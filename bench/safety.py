@@ -19,7 +19,8 @@ from json_logic import jsonLogic
 from numpy.typing import NDArray
 
 from bench._report import Report, arguments, say
-from config.model import Channel, ControlRule, EquipmentTags, LinkFile, MethodStep, SystemConfig
+from config.link import LinkFile
+from config.model import Channel, ControlRule, EquipmentTags, MethodStep, SystemConfig
 from config.points import POINT, PointDef, rule_tag
 from config.site import Instrument, Personality, Site
 from gateway import kernel_cache

@@ -32,6 +32,7 @@ class Chunk:
     utc_max: int
     status: int | None
     body: bytes
+    codec: int = columns.CODEC
 
 
 def pack(rows: NDArray[np.void]) -> Chunk:
@@ -49,10 +50,10 @@ def pack(rows: NDArray[np.void]) -> Chunk:
     )
 
 
-def unpack(rows: int, status: int | None, body: bytes) -> NDArray[np.void]:
+def unpack(rows: int, status: int | None, body: bytes, codec: int) -> NDArray[np.void]:
     """The inverse of `pack`. Raises WireError where the record is damaged."""
     found = np.zeros(rows, dtype=RECORD)
-    columns.decode(body, found, status, numbered=True)
+    columns.decode(body, found, status, numbered=True, codec=codec)
     return found
 
 

@@ -32,7 +32,7 @@ from cloud.version_1 import samples_of_version_1
 from gateway.core.records import Birth, Gap
 from sync.wire import Frame, WireError, encode_birth
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 BUSY_TIMEOUT_S: Final = 1.0
 NUMBERINGS_MAX: Final = 64  # point tables whose numbering is kept in memory
 
@@ -53,6 +53,7 @@ CREATE TABLE IF NOT EXISTS chunks (
     id INTEGER PRIMARY KEY, gateway INTEGER NOT NULL, epoch INTEGER NOT NULL,
     first INTEGER NOT NULL, last INTEGER NOT NULL, rows INTEGER NOT NULL,
     utc_min INTEGER NOT NULL, utc_max INTEGER NOT NULL, status INTEGER, body BLOB NOT NULL,
+    codec INTEGER NOT NULL DEFAULT 2,
     UNIQUE (gateway, epoch, first));
 CREATE INDEX IF NOT EXISTS chunks_by_time ON chunks (utc_min, utc_max);
 CREATE TABLE IF NOT EXISTS events (
@@ -89,15 +90,10 @@ class SqliteHistorian:
         self.path = path
         self._numbering: dict[tuple[int, str], dict[int, int]] = {}
         with self._errors():
-            if read_only:
-                uri = f"{path.absolute().as_uri()}?mode=ro"
-                self._conn = sqlite3.connect(
-                    uri, uri=True, timeout=BUSY_TIMEOUT_S, check_same_thread=False
-                )
-            else:
-                self._conn = sqlite3.connect(
-                    path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-                )
+            uri = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+            self._conn = sqlite3.connect(
+                uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            )
         ready = False
         try:
             with self._errors():
@@ -112,7 +108,7 @@ class SqliteHistorian:
         if version > SCHEMA_VERSION:
             raise HistorianError(f"historian {self.path}: written by a newer version")
         if read_only:
-            if version == 1:
+            if 0 < version < SCHEMA_VERSION:
                 raise HistorianError(
                     f"historian {self.path}: written by an older version; start ingest on it once"
                 )
@@ -122,7 +118,10 @@ class SqliteHistorian:
         if version < SCHEMA_VERSION:
             self._conn.executescript(_SCHEMA)
             with self._transaction() as conn:
-                if conn.execute("PRAGMA user_version").fetchone()[0] == 1:  # nobody was faster
+                version = conn.execute("PRAGMA user_version").fetchone()[0]  # somebody was faster?
+                if version == 2:
+                    conn.execute("ALTER TABLE chunks ADD COLUMN codec INTEGER NOT NULL DEFAULT 2")
+                elif version == 1:
                     for key, rows in samples_of_version_1(conn):
                         self._insert_chunk(conn, key, rows)
                     conn.execute("DROP TABLE samples")
@@ -283,18 +282,18 @@ class SqliteHistorian:
         rows = rows[np.argsort(rows["seq"], kind="stable")]
         for piece in chunks.pieces(rows):
             while (before := self._chunk_before(conn, key, int(piece["seq"][0]))) is not None:
-                number, count, status, body = before
-                if not chunks.to_join(count, len(piece)):
+                number, packed = before[0], before[1:]
+                if not chunks.to_join(packed[0], len(piece)):
                     break
-                piece = chunks.joined(self._unpack(count, status, body), piece)
+                piece = chunks.joined(self._unpack(*packed), piece)
                 conn.execute("DELETE FROM chunks WHERE id = ?", (number,))
             self._insert_chunk(conn, key, piece)
 
     def _chunk_before(
         self, conn: sqlite3.Connection, key: tuple[int, int], first: int
-    ) -> tuple[int, int, int | None, bytes] | None:
-        found: tuple[int, int, int | None, bytes] | None = conn.execute(
-            "SELECT id, rows, status, body FROM chunks WHERE gateway = ? AND epoch = ?"
+    ) -> tuple[int, int, int | None, bytes, int] | None:
+        found: tuple[int, int, int | None, bytes, int] | None = conn.execute(
+            "SELECT id, rows, status, body, codec FROM chunks WHERE gateway = ? AND epoch = ?"
             " AND first < ? ORDER BY first DESC LIMIT 1",
             (*key, first),
         ).fetchone()
@@ -305,14 +304,14 @@ class SqliteHistorian:
     ) -> None:
         chunk = chunks.pack(rows)
         conn.execute(
-            "INSERT INTO chunks (gateway, epoch, first, last, rows, utc_min, utc_max, status, body)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO chunks (gateway, epoch, first, last, rows, utc_min, utc_max, status, body,"
+            " codec) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (*key, *dataclasses.astuple(chunk)),
         )
 
-    def _unpack(self, rows: int, status: int | None, body: bytes) -> NDArray[np.void]:
+    def _unpack(self, rows: int, status: int | None, body: bytes, codec: int) -> NDArray[np.void]:
         try:
-            return chunks.unpack(rows, status, body)
+            return chunks.unpack(rows, status, body, codec)
         except WireError as error:
             raise HistorianDamaged(f"historian {self.path}: a chunk is damaged: {error}") from error
 
@@ -409,14 +408,14 @@ class SqliteHistorian:
             newest_first,
         )
         sql = (
-            "SELECT c.epoch, c.utc_min, c.utc_max, c.rows, c.status, c.body FROM chunks c"
+            "SELECT c.epoch, c.utc_min, c.utc_max, c.rows, c.status, c.body, c.codec FROM chunks c"
             f" JOIN gateways g ON g.id = c.gateway WHERE {where} ORDER BY {order}"
         )
         with self._errors():
-            for epoch, low, high, count, status, body in self._conn.execute(sql, values):
+            for epoch, low, high, *packed in self._conn.execute(sql, values):
                 if not names or selection.is_done(low, high):
                     break
-                selection.add(epoch, self._unpack(count, status, body))
+                selection.add(epoch, self._unpack(*packed))
         return [
             Sample(*names[point], epoch, seq, value, status, utc_ns)
             for point, epoch, seq, value, status, utc_ns in selection.rows()
@@ -467,12 +466,12 @@ class SqliteHistorian:
 
     def _audit(self, number: int, epoch: int) -> EpochAudit:
         key = (number, epoch)
-        chunk = "SELECT rows, status, body FROM chunks WHERE gateway = ? AND epoch = ?"
+        chunk = "SELECT rows, status, body, codec FROM chunks WHERE gateway = ? AND epoch = ?"
         rows, pieces = 0, []
         with self._errors():
-            for count, status, body in self._conn.execute(chunk, key):
-                pieces += chunks.islands(self._unpack(count, status, body)["seq"])
-                rows += count
+            for packed in self._conn.execute(chunk, key):
+                pieces += chunks.islands(self._unpack(*packed)["seq"])
+                rows += packed[0]
         events = self._rows(
             "SELECT seq FROM events WHERE gateway = ? AND epoch = ? ORDER BY seq", key
         )

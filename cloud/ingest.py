@@ -3,6 +3,9 @@
 An acknowledgement goes out only after the commit, and says what the historian holds, not what
 this process has seen; so it may be killed at any moment. A frame whose point table is unknown
 waits with its sender, who is asked for the table.
+
+What is new overtakes what an outage left: it waits for one commit of a backlog at most, which is
+small, has a commit of its own, and is acknowledged at once.
 """
 
 from __future__ import annotations
@@ -14,23 +17,29 @@ import logging
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from cloud.historian import Historian, HistorianError, UnknownBirth
+from cloud import spans
+from cloud.historian import Historian, HistorianError
 from cloud.historian_sqlite import SqliteHistorian
 from gateway.core.clock import Clock, SystemClock
+from gateway.core.retry import apart, first_of, pause_s
 from sync import topics, wire
 from sync.errors import LinkError
-from sync.mqtt import INCOMING_MAX, Message, MqttSession, TlsFiles, parse_url
+from sync.link.mqtt import INCOMING_MAX, Message, MqttSession, TlsFiles, parse_url
 
 T = TypeVar("T")
 
-ACK_INTERVAL_S: Final = 0.05
+ACK_INTERVAL_S: Final = 0.05  # of a backlog; live frames are acknowledged when they are durable
+ACKS_AT_ONCE_MAX: Final = 64  # that wait for the broker: its answer may take as long as a commit
+ASKED_MAX: Final = 10_000  # births that were asked for within a minute
 WANT_INTERVAL_S: Final = 1.0  # a birth is asked for once in this time, not once a frame
 COMMIT_MESSAGES_MAX: Final = 64  # messages of one commit: one flush of the disk for all of them
+BACKLOG_RECORDS_MAX: Final = 16_384  # a commit of a backlog ends with the frame that reaches it
+TOLD_MAX: Final = 256  # senders and channels of bad payloads, with a line in the log for each
 RETRY_S_MIN: Final = 0.1
 RETRY_S_MAX: Final = 5.0
 BACKOFF_S_MIN: Final = 0.2
@@ -54,20 +63,27 @@ class Ingest:
         tls: TlsFiles | None = None,
         keepalive_s: int = 10,
         backoff_s_max: float = BACKOFF_S_MAX,
+        connect: Callable[..., MqttSession] = MqttSession,
     ) -> None:
-        """Raises LinkAddress where the URL makes no sense."""
+        """`connect` makes sessions. Raises LinkAddress where the URL makes no sense."""
         self._historian = historian
         self._address = parse_url(broker_url, password_file, tls)
         self._clock = clock
         self._client_id = client_id
         self._keepalive_s = keepalive_s
         self._backoff_s_max = backoff_s_max
+        self._connect = connect
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="historian")
-        self._inbox: asyncio.Queue[Message] = asyncio.Queue(maxsize=INCOMING_MAX)
-        self._due: dict[str, set[int]] = {}  # gateway -> epochs to acknowledge
+        self._live: asyncio.Queue[Message] = asyncio.Queue(maxsize=INCOMING_MAX)
+        self._backlog: asyncio.Queue[Message] = asyncio.Queue(maxsize=INCOMING_MAX)
+        self._came = asyncio.Event()
+        # gateway -> epoch -> what was committed and not acknowledged yet, and up to where the
+        # epoch stood without a hole then
+        self._due: dict[str, dict[int, tuple[int, list[spans.Span]]]] = {}
         self._want: dict[str, set[str]] = {}
         self._asked_ns: dict[tuple[str, str], int] = {}
         self._due_event = asyncio.Event()
+        self._due_now = asyncio.Event()
         self._ready = asyncio.Event()
         self.counts: Counter[str] = Counter()
         self._told: set[str] = set()
@@ -85,6 +101,7 @@ class Ingest:
                     "births",
                     "acks",
                     "malformed",
+                    "discarded",
                     "failures",
                     "wants",
                 )
@@ -102,19 +119,19 @@ class Ingest:
             while True:
                 connected = False
                 try:
-                    connected = await self._session()
+                    connected = await apart(self._session())
                 except* LinkError as group:
                     connected = self._ready.is_set()
-                    self._tell("link", f"ingest: {_first(group)}")
+                    self._tell("link", f"ingest: {first_of(group)}")
                 self._ready.clear()
                 failures = 0 if connected else failures + 1
-                pause_s = min(self._backoff_s_max, BACKOFF_S_MIN * 2**failures)
-                await asyncio.sleep(pause_s * (0.5 + 0.5 * self._clock.random()))
+                chance = self._clock.random()
+                await asyncio.sleep(pause_s(failures, BACKOFF_S_MIN, self._backoff_s_max, chance))
         finally:
             self._pool.shutdown(wait=True)
 
     async def _session(self) -> bool:
-        session = MqttSession(
+        session = self._connect(
             self._address,
             client_id=self._client_id,
             keepalive_s=self._keepalive_s,
@@ -146,31 +163,65 @@ class Ingest:
 
     async def _receive(self, session: MqttSession) -> None:
         async for message in session.messages():
-            await self._inbox.put(message)
+            if message.topic.endswith("/backlog"):
+                try:
+                    self._backlog.put_nowait(message)
+                except asyncio.QueueFull:  # nothing new may wait behind it; it comes again
+                    self.counts["discarded"] += 1
+            else:
+                await self._live.put(message)
+            self._came.set()
         raise LinkError("the broker ended the session")
 
     async def _commit(self) -> None:
         while True:
-            messages = [await self._inbox.get()]
-            while len(messages) < COMMIT_MESSAGES_MAX and not self._inbox.empty():
-                messages.append(self._inbox.get_nowait())
-            frames: list[tuple[str, wire.Frame]] = []
-            for message in messages:
-                found = topics.parse(message.topic)
-                if found is None:
-                    continue
-                site, channel = found
-                try:
-                    if channel == "birth":
-                        await self._commit_frames(frames)
-                        frames = []
-                        await self._birth(site, message.payload)
-                    else:
-                        frames.append((site, wire.decode_frame(message.payload)))
-                except wire.WireError as error:
-                    self.counts["malformed"] += 1
-                    self._tell(f"{site}/{channel}", f"ingest: bad {channel} of {site}: {error}")
-            await self._commit_frames(frames)
+            if self._live.empty() and self._backlog.empty():
+                self._came.clear()
+                await self._came.wait()
+            await self._commit_live()
+            await self._commit_backlog()
+
+    async def _commit_live(self) -> None:
+        """Births in their place between the frames."""
+        frames: list[tuple[str, wire.Frame]] = []
+        for _ in range(min(self._live.qsize(), COMMIT_MESSAGES_MAX)):
+            message = self._live.get_nowait()
+            found = topics.parse(message.topic)
+            if found is not None and found[1] == "birth":
+                await self._commit_frames(frames, live=True)
+                frames = []
+                with self._malformed(*found):
+                    await self._birth(found[0], message.payload)
+            else:
+                frames += self._decoded(message)
+        await self._commit_frames(frames, live=True)
+
+    async def _commit_backlog(self) -> None:
+        frames: list[tuple[str, wire.Frame]] = []
+        records = 0
+        for _ in range(min(self._backlog.qsize(), COMMIT_MESSAGES_MAX)):
+            frames += (came := self._decoded(self._backlog.get_nowait()))
+            records += sum(_records(frame) for _, frame in came)
+            if records >= BACKLOG_RECORDS_MAX:
+                break
+        await self._commit_frames(frames, live=False)
+
+    def _decoded(self, message: Message) -> list[tuple[str, wire.Frame]]:
+        """A frame with its gateway; nothing where the message is none."""
+        found = topics.parse(message.topic)
+        if found is not None:
+            with self._malformed(*found):
+                return [(found[0], wire.decode_frame(message.payload))]
+        return []
+
+    @contextlib.contextmanager
+    def _malformed(self, site: str, channel: str) -> Iterator[None]:
+        try:
+            yield
+        except wire.WireError as error:
+            self.counts["malformed"] += 1
+            if len(self._told) < TOLD_MAX:  # whoever sends them may invent names of sites, too
+                self._tell(f"{site}/{channel}", f"ingest: bad {channel} of {site}: {error}")
 
     async def _birth(self, site: str, payload: bytes) -> None:
         if not payload:
@@ -184,29 +235,46 @@ class Ingest:
         self._want.get(site, set()).discard(presence.hash)
         self.counts["births"] += 1
 
-    async def _commit_frames(self, frames: list[tuple[str, wire.Frame]]) -> None:
-        known = [item for item in frames if await self._is_known(*item)]
-        if not known:
+    async def _commit_frames(self, frames: Sequence[tuple[str, wire.Frame]], *, live: bool) -> None:
+        """Commits those whose birth is known, and asks for the others."""
+        if not frames:
             return
-        try:
-            await self._persist(self._historian.commit_frames, known)
-        except UnknownBirth as error:
-            self._ask(error.gateway, error.name)
-            return
-        for site, frame in known:
-            self._due.setdefault(site, set()).add(frame.batch.epoch)
+        ends = await self._persist(self._take, frames)
+        for (site, frame), end in zip(frames, ends, strict=True):
+            batch = frame.batch
+            if end is None:
+                self._ask(site, batch.birth)
+                continue
+            self._owe(site, batch.epoch, end, [(batch.first, batch.last)])
             self.counts["frames"] += 1
-            self.counts["records"] += len(frame.batch.records) + len(frame.batch.events)
-        self._due_event.set()
+            self.counts["records"] += _records(frame)
+        if any(end is not None for end in ends):
+            self._due_event.set()
+            if live:
+                self._due_now.set()
 
-    async def _is_known(self, site: str, frame: wire.Frame) -> bool:
-        name = frame.batch.birth
-        if not len(frame.batch.records):
-            return True
-        if await self._persist(self._historian.knows_birth, site, name):
-            return True
-        self._ask(site, name)
-        return False
+    def _take(self, frames: Sequence[tuple[str, wire.Frame]]) -> list[int | None]:
+        """On the historian's thread: up to where the epoch of each frame stands without a hole.
+
+        None of a frame whose birth is not known.
+        """
+        historian, births = self._historian, {(site, frame.batch.birth) for site, frame in frames}
+        lacking = {pair for pair in births if not historian.knows_birth(*pair)}
+        refused = [
+            len(frame.batch.records) > 0 and (site, frame.batch.birth) in lacking
+            for site, frame in frames
+        ]
+        known = [item for item, is_refused in zip(frames, refused, strict=True) if not is_refused]
+        if known:
+            historian.commit_frames(known)
+        ends = {
+            key: historian.contiguous(*key)
+            for key in {(site, frame.batch.epoch) for site, frame in known}
+        }
+        return [
+            None if is_refused else ends[site, frame.batch.epoch]
+            for (site, frame), is_refused in zip(frames, refused, strict=True)
+        ]
 
     def _ask(self, site: str, name: str) -> None:
         now_ns = self._clock.monotonic_ns()
@@ -215,6 +283,8 @@ class Ingest:
         self._asked_ns = {
             key: asked for key, asked in self._asked_ns.items() if now_ns - asked < 60 * 10**9
         }
+        if len(self._asked_ns) >= ASKED_MAX:
+            return  # who sends so many tables of so many sites is asked when it sends again
         self._asked_ns[site, name] = now_ns
         wanted = self._want.setdefault(site, set())
         if len(wanted) < wire.ACK_WANT_MAX:
@@ -224,15 +294,15 @@ class Ingest:
 
     async def _persist(self, work: Callable[..., T], *args: Any) -> T:
         """Asks the historian until it can; meanwhile nothing is acknowledged, and senders wait."""
-        pause_s = RETRY_S_MIN
+        wait_s = RETRY_S_MIN
         while True:
             try:
                 result = await self._blocking(work, *args)
             except HistorianError as error:
                 self.counts["failures"] += 1
                 self._tell("historian", f"ingest: {error}; nothing is acknowledged meanwhile")
-                await asyncio.sleep(pause_s)
-                pause_s = min(RETRY_S_MAX, pause_s * 2)
+                await asyncio.sleep(wait_s)
+                wait_s = min(RETRY_S_MAX, wait_s * 2)
             else:
                 if "historian" in self._told:
                     self._told.discard("historian")
@@ -245,37 +315,55 @@ class Ingest:
         while True:
             await self._due_event.wait()
             self._due_event.clear()
-            for site in {*self._due, *self._want}:
-                await self._acknowledge_site(session, site)
-            await asyncio.sleep(ACK_INTERVAL_S)
+            self._due_now.clear()
+            sites = [*{*self._due, *self._want}]
+            for at in range(0, len(sites), ACKS_AT_ONCE_MAX):
+                async with asyncio.TaskGroup() as group:
+                    for site in sites[at : at + ACKS_AT_ONCE_MAX]:
+                        group.create_task(self._acknowledge_site(session, site))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ACK_INTERVAL_S):
+                    await self._due_now.wait()
+
+    def _owe(self, site: str, epoch: int, end: int, committed: Sequence[spans.Span]) -> None:
+        due = self._due.setdefault(site, {})
+        before, more = due.get(epoch, (0, []))
+        due[epoch] = max(end, before), spans.union([*more, *committed])
 
     async def _acknowledge_site(self, session: MqttSession, site: str) -> None:
-        epochs = sorted(self._due.get(site, set()))[-wire.ACK_EPOCHS_MAX :]
-        want = tuple(sorted(self._want.get(site, set())))
         # Taken off first: what is committed while this waits is due once more.
-        self._due.pop(site, None)
-        self._want.pop(site, None)
+        due = self._due.pop(site, {})
+        want = tuple(sorted(self._want.pop(site, set())))
         sent = False
         try:
-            contiguous = {
-                epoch: await self._persist(self._historian.contiguous, site, epoch)
-                for epoch in epochs
-            }
-            ack = wire.encode_ack(wire.Ack(contiguous, want))
-            await session.publish(topics.topic(site, "ack"), ack)
+            contiguous = {epoch: due[epoch][0] for epoch in sorted(due)[-wire.ACK_EPOCHS_MAX :]}
+            held = [
+                (epoch, first, last)
+                for epoch, end in contiguous.items()
+                for first, last in due[epoch][1]
+                if last > end
+            ]
+            ack = wire.Ack(contiguous, want, tuple(held[: wire.ACK_HELD_MAX]))
+            await session.publish(topics.topic(site, "ack"), wire.encode_ack(ack))
             sent = True
         finally:
-            if not sent:  # the session broke: the next one says it
-                self._due.setdefault(site, set()).update(epochs)
+            # What found no room; all of it where the session broke: the next one says it.
+            over = held[wire.ACK_HELD_MAX :] if sent else []
+            for epoch, (end, committed) in due.items():
+                if not sent or epoch not in contiguous:
+                    self._owe(site, epoch, end, committed)
+            for epoch, first, last in over:
+                self._owe(site, epoch, contiguous[epoch], [(first, last)])
+            if over or site in self._due:
+                self._due_event.set()
+            if want and not sent:
+                self._want.setdefault(site, set()).update(want)
                 self._due_event.set()
         self.counts["acks"] += 1
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+def _records(frame: wire.Frame) -> int:
+    return len(frame.batch.records) + len(frame.batch.events)
 
 
 # ---------------------------------------------------------------- as a process

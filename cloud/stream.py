@@ -41,9 +41,9 @@ class HistorianStream(SqliteHistorian):
         )
         ahead = np.zeros(0, dtype=RECORD)
         for at, (number, epoch, _) in enumerate(found, 1):
-            sql = "SELECT rows, status, body FROM chunks WHERE id = ?"
-            for count, status, body in self._rows(sql, (number,)):
-                ahead = chunks.joined(ahead, self._unpack(count, status, body))
+            sql = "SELECT rows, status, body, codec FROM chunks WHERE id = ?"
+            for packed in self._rows(sql, (number,)):
+                ahead = chunks.joined(ahead, self._unpack(*packed))
             # What came live during an outage's backlog may share a chunk with what was before it.
             ends = at == len(found) or found[at][1] != epoch
             cut = len(ahead) if ends else int(np.searchsorted(ahead["seq"], found[at][2]))

@@ -9,15 +9,20 @@ from typing import Final
 from config.findings import Finding
 from config.model import Channel, InstrumentFile, SamplingEntry, ScanEntry
 from config.points import (
+    BRIDGE_CHANNEL,
+    BUS_CHANNEL,
     GATEWAY_EQUIPMENT,
     GATEWAY_POINTS,
+    LINK_POINTS,
     NO_POINT,
     RULE_EQUIPMENT,
     PointDef,
     PointKind,
+    of_link,
     rule_channel,
 )
 from config.site import Instrument, Personality, ScanClass
+from config.units import ENERGY, UNITS
 
 NS_PER_S: Final = 1_000_000_000
 AGE_PERIODS: Final = 3  # a point may miss two polls before it is too old
@@ -111,9 +116,20 @@ class PointBuilder:
             )
         return found
 
-    def gateway(self) -> None:
-        """The gateway's own points."""
-        for channel, kind, units, writable, description in GATEWAY_POINTS:
+    def gateway(self, links: Iterable[str], bridges: Iterable[str], *, bus: bool) -> None:
+        """The gateway's own points, those of each further link and bridge, and of the site bus."""
+        own = [*GATEWAY_POINTS]
+        for name in links:
+            own += [
+                (of_link(channel, name), kind, units, False, f"{description}{name}")
+                for channel, kind, units, description in LINK_POINTS
+            ]
+        if bus:
+            own.append((BUS_CHANNEL, "discrete", "", False, "1 while the site bus is connected"))
+        for name in bridges:
+            text = f"1 while both brokers of Bridges.{name} are connected"
+            own.append((of_link(BRIDGE_CHANNEL, name), "discrete", "", False, text))
+        for channel, kind, units, writable, description in own:
             self.points.append(
                 PointDef(
                     index=len(self.points) + 1,
@@ -211,7 +227,15 @@ def _device_point(
         tolerance=default_tolerance(channel) if tolerance is None else tolerance,
         read_back=read_back,
         states=tuple(channel.States),
+        counter=_counts(channel) if channel.Counter is None else channel.Counter,
     )
+
+
+def _counts(channel: Channel) -> bool:
+    """Energy that is read is a meter's count; torque (Nm) only has its dimension."""
+    known = UNITS.get(channel.Units)
+    energy = known is not None and known.dimension == ENERGY and channel.Units != "Nm"
+    return energy and "W" not in channel.ReadWrite
 
 
 def _more(names: list[str]) -> str:

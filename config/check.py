@@ -10,6 +10,9 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from config.check_bridge import BRIDGE_CHECKS
+from config.check_bus import BUS_CHECKS
+from config.check_form import FORM_CHECKS
 from config.check_link import LINK_CHECKS
 from config.check_watchdog import watchdog_faults
 from config.findings import Finding, Severity
@@ -360,4 +363,7 @@ CHECKS: Final[tuple[tuple[str, Check], ...]] = (
     ("scan-class-shadowed", _scan_class_shadowed),
     ("watchdog-invalid", _watchdog_invalid),
     *LINK_CHECKS,
+    *FORM_CHECKS,
+    *BUS_CHECKS,
+    *BRIDGE_CHECKS,
 )

@@ -17,13 +17,15 @@ from typing import Any, Final, TypeVar
 from pydantic import BaseModel
 
 from config.build import PointBuilder, period_ns
+from config.check_form import FORM_KEY_CHECKS
+from config.check_link import LINK_KEY_CHECKS
 from config.findings import Finding, Severity, SiteError, printable
+from config.link import LinkFile
 from config.model import (
     AlarmStatesFile,
     ControlStatesFile,
     DatabaseFile,
     InstrumentFile,
-    LinkFile,
     PersonalityFile,
     SystemConfig,
     SystemStatesFile,
@@ -33,7 +35,7 @@ from config.points import RESERVED_EQUIPMENT, rule_tag
 from config.read import Files
 from config.site import Instrument, Personality, ScanClass, Site
 from config.template import Templates, merged, template_of
-from config.validate import validate
+from config.validate import sound_part, validate
 
 LINK_FILE: Final = "link.json"
 CONFIG_SUFFIX: Final = "-Config.json"
@@ -53,10 +55,13 @@ def load_site(folder: Path) -> tuple[Site | None, list[Finding]]:
     """
     loader = _Loader(folder)
     site = loader.site()
-    findings = sorted(set(loader.findings + loader.files.findings + loader.templates.findings))
+    findings = loader.findings + loader.files.findings + loader.templates.findings
     if any(finding.severity == "error" for finding in findings):
         site = None
-    return site, findings
+        # Of a site that loads, config/check.py says these.
+        checks = (*LINK_KEY_CHECKS, *FORM_KEY_CHECKS)
+        findings += [finding for check in checks for finding in check(loader)]
+    return site, sorted(set(findings))
 
 
 def require_site(folder: Path) -> Site:
@@ -75,6 +80,7 @@ class _Loader:
         self.templates = Templates(self.files)
         self.findings: list[Finding] = []
         self.names: list[str] = []  # of everything in the folder
+        self.link = LinkFile()  # of a file with mistakes, what is left without them
         self._rule_tags: dict[str, str] = {}  # tag of a rule's point -> name of the rule
 
     def site(self) -> Site | None:
@@ -108,7 +114,8 @@ class _Loader:
         for file, content in contents:
             instrument = builder.instrument(file, content)
             instruments[instrument.name] = instrument
-        builder.gateway()
+        links = [name for name, entry in link.Links.items() if entry.Active]
+        builder.gateway(links, link.Bridges, bus=link.SiteBus is not None)
         builder.rules(personality)
         self.findings += builder.findings
         return Site(
@@ -212,9 +219,11 @@ class _Loader:
     def _link(self) -> LinkFile | None:
         if not self.files.stands(LINK_FILE):
             return LinkFile()
-        link = self._file(LINK_FILE, LinkFile)
-        if link is not None and link.Site is not None and not _NAME.fullmatch(link.Site):
-            self._bad_name(LINK_FILE, "Site", link.Site)
+        raw = self.files.json(LINK_FILE)
+        link = None if raw is None else self._model(LINK_FILE, raw, LinkFile)
+        self.link = link or sound_part(raw, LinkFile) or self.link
+        if self.link.Site is not None and not _NAME.fullmatch(self.link.Site):
+            self._bad_name(LINK_FILE, "Site", self.link.Site)
         return link
 
     def _database(self, file: str, key: str, name: str | None) -> None:

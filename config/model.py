@@ -198,6 +198,7 @@ class Channel(Keys):
     AgeLimit: Seconds | None = None  # s; default 3 periods + Timeout
     Deadband: Annotated[float, Field(ge=0)] = 0.0  # units of the point
     Heartbeat: Seconds = 60.0  # s, longest silence
+    Counter: bool | None = None  # counts up (energy, volume): never thinned; default by its unit
     ReadBack: str | None = None  # channel of this instrument that shows a W channel's output
     Tolerance: Annotated[float, Field(ge=0)] | None = None  # read-back; default one resolution
     States: list[str] = []  # names of discrete values 0, 1, 2, ...
@@ -404,43 +405,3 @@ class DatabaseFile(Keys):
 
     DatabaseTags: _DatabaseTags = _DatabaseTags()
     DatabaseDetails: _DatabaseDetails
-
-
-# ---------------------------------------------------------------- link.json (Gatepost)
-
-
-class BrokerEntry(Keys):
-    """The MQTT broker of the cloud."""
-
-    URL: str = "mqtt://127.0.0.1:1883"  # mqtts://[user@]host:port, or mqtt:// without TLS
-    PasswordFile: str | None = None  # outside the site folder
-    AuthorityFile: str | None = None  # who issued the broker's certificate; default the machine's
-    CertificateFile: str | None = None  # our own
-    KeyFile: str | None = None  # outside the site folder
-    KeepAlive: Annotated[int, Field(ge=2, le=600)] = 10  # s
-    Ack: Literal["historian", "broker"] = "historian"
-
-
-class StoreEntry(Keys):
-    """The store of frames."""
-
-    FrameInterval: Annotated[float, Field(ge=0.001, le=60)] = 0.5  # s, bound of a power cut's loss
-    FrameRecordsMax: Annotated[int, Field(ge=1, le=100_000)] = 5000
-    QuotaBytes: Annotated[int, Field(ge=1_000_000)] = 1_000_000_000
-    BacklogRecordsPerSecond: Annotated[int, Field(ge=100)] = 50_000
-
-
-class OpcUaEntry(Keys):
-    """The OPC UA server. Without security it is read-only."""
-
-    Active: bool = True
-    Endpoint: str = "opc.tcp://127.0.0.1:4840/gatepost"
-
-
-class LinkFile(Keys):
-    """``link.json``: what the link process needs. A site without it has these defaults."""
-
-    Site: str | None = None  # name in topics; default SystemName in lower case
-    Broker: BrokerEntry = BrokerEntry()
-    Store: StoreEntry = StoreEntry()
-    OpcUa: OpcUaEntry = OpcUaEntry()

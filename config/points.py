@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Final, Literal
 
 import numpy as np
@@ -56,6 +57,7 @@ class PointDef:
     tolerance        largest difference of read-back and setpoint that counts as verified
     read_back        index of the point that shows the output; the own index where it can be read
     states           names of discrete values, position = value
+    counter          counts up: its values are kept where others are thinned out
     """
 
     index: int
@@ -82,6 +84,7 @@ class PointDef:
     tolerance: float = 0.0
     read_back: int = NO_POINT
     states: tuple[str, ...] = field(default=())
+    counter: bool = False
 
     @property
     def is_output(self) -> bool:
@@ -92,6 +95,10 @@ class PointDef:
 # Points of the gateway itself. They stand in every site, behind the devices' points, under the
 # equipment name below; `Reset` and `E_Stop` are written by commands like any other output.
 GATEWAY_EQUIPMENT: Final = "Gateway"
+BROKER_CHANNEL: Final = "Broker_Connected"
+STORE_BACKLOG_CHANNEL: Final = "Backlog"
+BUS_CHANNEL: Final = "Bus_Connected"  # where link.json has a SiteBus
+BRIDGE_CHANNEL: Final = "Bridge_Connected"  # of each entry of Bridges, see `of_link`
 GATEWAY_POINTS: Final[tuple[tuple[str, PointKind, str, bool, str], ...]] = (
     # channel, kind, units, writable, description
     ("E_Stop", "discrete", "", True, "emergency stop asked for at the gateway; 1 = stop"),
@@ -101,9 +108,13 @@ GATEWAY_POINTS: Final[tuple[tuple[str, PointKind, str, bool, str], ...]] = (
     ("Scan_Duration", "analog", "ms", False, "longest scan in the last second"),
     ("Scan_Overruns", "discrete", "", False, "scans skipped since the start"),
     ("Link_Connected", "discrete", "", False, "1 while the link process listens to the journal"),
-    ("Broker_Connected", "discrete", "", False, "1 while the link holds a broker session"),
+    (BROKER_CHANNEL, "discrete", "", False, "1 while the link holds a broker session"),
     ("Store_Ok", "discrete", "", False, "1 while the store takes frames; 0 = full or failed"),
-    ("Backlog", "analog", "records", False, "records stored and not yet acknowledged"),
+    ("Store_Used", "analog", "%", False, "room that stored data take of the store's quota"),
+    ("Store_Written", "analog", "MB", False, "written to the disk a day, of the last day or less"),
+    ("Store_Thinned", "discrete", "", False, "values given up for want of room, since the start"),
+    ("Store_Free", "analog", "MB", False, "free on the disk of the store"),
+    (STORE_BACKLOG_CHANNEL, "analog", "records", False, "records stored and not yet acknowledged"),
     ("Alarms_Active", "discrete", "", False, "alarms whose condition holds"),
     ("Alarms_Unacknowledged", "discrete", "", False, "alarms that wait for an acknowledgement"),
     ("Alarms_Shelved", "discrete", "", False, "alarms shelved, suppressed or out of service"),
@@ -112,6 +123,15 @@ GATEWAY_POINTS: Final[tuple[tuple[str, PointKind, str, bool, str], ...]] = (
     ("Alarms_Stale", "discrete", "", False, "alarms that stand for more than 24 h"),
     ("Alarms_Bad_Input", "discrete", "", False, "alarms that can't be told: an input is bad"),
     ("Bypasses", "discrete", "", False, "causes that are bypassed now"),
+    ("Schedule_Points", "discrete", "", False, "outputs that have a schedule's setpoint now"),
+    ("Schedule_Refused", "discrete", "", False, "outputs whose slot is refused, see the receipts"),
+    ("Schedule_Left", "analog", "s", False, "until the first scheduled output runs out; 0 = none"),
+)
+
+# And for each entry of Links in link.json, the channel of `of_link`.
+LINK_POINTS: Final[tuple[tuple[str, PointKind, str, str], ...]] = (
+    (BROKER_CHANNEL, "discrete", "", "1 while there is a session with the broker of Links."),
+    (STORE_BACKLOG_CHANNEL, "analog", "records", "records stored and not yet taken by Links."),
 )
 
 # Equipment names that belong to the gateway; an instrument can't have them.
@@ -128,6 +148,16 @@ _SWITCH_WORDS: Final = {"on": 1, "true": 1, "off": 0, "false": 0}
 
 # Folders that the seed's rule names start with; the tag's equipment says the same.
 _RULE_FOLDERS: Final = ("Alarms/", "Controls/", "Control/", "Functions/")
+
+
+def of_link(channel: str, name: str) -> str:
+    """The channel of one of the gateway's points that exists for each link, or each bridge."""
+    return f"{channel}_{name}"
+
+
+def fits(name: str, patterns: Sequence[str]) -> bool:
+    """True where a tag or a name of equipment is one of `patterns`, or matches one."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def state_number(states: Sequence[str], name: str) -> int | None:

@@ -14,12 +14,13 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from config.command_keys import KeysFile
+from config.link import LinkFile
 from config.model import (
     AlarmStatesFile,
     ControlStatesFile,
     DatabaseFile,
     InstrumentFile,
-    LinkFile,
     PersonalityFile,
     SystemConfig,
     SystemStatesFile,
@@ -39,6 +40,7 @@ FILE_KINDS: Final[tuple[tuple[str, type[BaseModel]], ...]] = (
     ("<name>_ControlStates.json", ControlStatesFile),
     ("<name>_Database.json", DatabaseFile),
     ("link.json", LinkFile),
+    ("keys.json", KeysFile),
 )
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from config.functions import GridFunction
+from config.link import LinkFile
 from config.model import (
     AlarmRule,
     Channel,
     ControlRule,
     EquipmentTags,
-    LinkFile,
     MethodStep,
     StateRule,
     SystemConfig,

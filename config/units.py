@@ -26,7 +26,7 @@ _SPEED: Final[Dimension] = (1, 0, -1, 0, 0, 0)
 _FLOW: Final[Dimension] = (3, 0, -1, 0, 0, 0)
 _MASS_FLOW: Final[Dimension] = (0, 1, -1, 0, 0, 0)
 _PRESSURE: Final[Dimension] = (-1, 1, -2, 0, 0, 0)
-_ENERGY: Final[Dimension] = (2, 1, -2, 0, 0, 0)
+ENERGY: Final[Dimension] = (2, 1, -2, 0, 0, 0)
 _POWER: Final[Dimension] = (2, 1, -3, 0, 0, 0)
 _IRRADIANCE: Final[Dimension] = (0, 1, -3, 0, 0, 0)
 _CURRENT: Final[Dimension] = (0, 0, 0, 1, 0, 0)
@@ -62,15 +62,15 @@ _TABLE: Final[tuple[tuple[str, str, str, str, Dimension, float], ...]] = (
     ("var VAr", "D44", "var", "var", _POWER, 1.0),
     ("kvar kVAr", "KVR", "kvar", "kilovar", _POWER, 1e3),
     ("Mvar MVAr", "MAR", "Mvar", "megavar", _POWER, 1e6),
-    ("Wh", "WHR", "W·h", "watt hour", _ENERGY, 3.6e3),
-    ("kWh", "KWH", "kW·h", "kilowatt hour", _ENERGY, 3.6e6),
-    ("MWh", "MWH", "MW·h", "megawatt hour", _ENERGY, 3.6e9),
-    ("kvarh", "K3", "kvar·h", "kilovar hour", _ENERGY, 3.6e6),
-    ("kVAh", "C79", "kVA·h", "kilovolt-ampere hour", _ENERGY, 3.6e6),
+    ("Wh", "WHR", "W·h", "watt hour", ENERGY, 3.6e3),
+    ("kWh", "KWH", "kW·h", "kilowatt hour", ENERGY, 3.6e6),
+    ("MWh", "MWH", "MW·h", "megawatt hour", ENERGY, 3.6e9),
+    ("kvarh", "K3", "kvar·h", "kilovar hour", ENERGY, 3.6e6),
+    ("kVAh", "C79", "kVA·h", "kilovolt-ampere hour", ENERGY, 3.6e6),
     ("Ah", "AMH", "A·h", "ampere hour", _CHARGE, 3.6e3),
-    ("J", "JOU", "J", "joule", _ENERGY, 1.0),
-    ("kJ", "KJO", "kJ", "kilojoule", _ENERGY, 1e3),
-    ("MJ", "3B", "MJ", "megajoule", _ENERGY, 1e6),
+    ("J", "JOU", "J", "joule", ENERGY, 1.0),
+    ("kJ", "KJO", "kJ", "kilojoule", ENERGY, 1e3),
+    ("MJ", "3B", "MJ", "megajoule", ENERGY, 1e6),
     ("mHz", "MTZ", "mHz", "millihertz", _PER_TIME, 1e-3),
     ("Hz", "HTZ", "Hz", "hertz", _PER_TIME, 1.0),
     ("kHz", "KHZ", "kHz", "kilohertz", _PER_TIME, 1e3),
@@ -101,7 +101,7 @@ _TABLE: Final[tuple[tuple[str, str, str, str, Dimension, float], ...]] = (
     ("m/s", "MTS", "m/s", "metre per second", _SPEED, 1.0),
     ("km/h", "KMH", "km/h", "kilometre per hour", _SPEED, 1 / 3.6),
     ("rpm 1/min", "RPM", "r/min", "revolutions per minute", _PER_TIME, 1 / 60),
-    ("Nm", "NU", "N·m", "newton metre", _ENERGY, 1.0),
+    ("Nm", "NU", "N·m", "newton metre", ENERGY, 1.0),
     ("deg °", "DD", "°", "degree (angle)", NUMBER, 0.017453292519943295),
     ("W/m2", "D54", "W/m²", "watt per square metre", _IRRADIANCE, 1.0),
     ("ml/min", "41", "ml/min", "millilitre per minute", _FLOW, 1e-6 / 60),

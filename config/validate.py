@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import types
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from config.findings import Finding, printable
 from config.functions import FUNCTION_KEY, function_name
-from config.read import FINDINGS_PER_FILE_MAX, join_key
+from config.read import DEPTH_MAX, FINDINGS_PER_FILE_MAX, join_key
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -64,6 +65,38 @@ def validate(name: str, value: Any, model: type[Model]) -> tuple[Model | None, l
             message = f"Expected {' or '.join(dict.fromkeys(texts))}; found {_found(value, path)}."
             findings.append(Finding(name, join_key(path), rule, message))
     return None, sorted(findings)[:FINDINGS_PER_FILE_MAX]
+
+
+def sound_part(value: Any, model: type[Model]) -> Model | None:
+    """What is left of a parsed file without the keys that don't fit; None where that is nothing.
+
+    A list with a wrong element is left out whole, so that places in lists stay what they are.
+    """
+    left = copy.deepcopy(value)
+    for _ in range(DEPTH_MAX):  # what is left out may be required by what stands above
+        try:
+            return model.model_validate(left)
+        except ValidationError as error:
+            for detail in error.errors(include_url=False, include_input=False):
+                path = _real_path(left, detail["loc"])
+                path = path[:-1] if detail["type"] == "missing" else path
+                if not _leave_out(left, path):
+                    return None
+    return None
+
+
+def _leave_out(value: Any, path: Sequence[str | int]) -> bool:
+    """Removes the key at `path`, or that of the list around it; False where that is the root."""
+    while path and isinstance(path[-1], int):
+        path = path[:-1]
+    if not path:
+        return False
+    for part in path[:-1]:
+        if isinstance(value, dict) and part not in value:
+            return True  # it went with something above
+        value = value[part]
+    value.pop(path[-1], None)
+    return True
 
 
 def _real_path(value: Any, loc: Sequence[str | int]) -> tuple[str | int, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -30,6 +31,7 @@ from gateway.outputs import (
 IDS_SEEN_MAX: Final = 10_000
 GATEWAY_WRITES_MAX: Final = 100  # that wait for the next scan
 E_STOP: Final = "E_Stop"  # channel of the gateway's own emergency stop
+END_NS_MAX: Final = 2**62  # of a lease; columns of times have 64 bits
 WRITE: Final = "write"  # the action of a command that names no other
 
 Receipt = Callable[[Mapping[str, Any]], None]
@@ -65,6 +67,7 @@ class Commands:
         self.gateway_writes: list[tuple[Command, PointDef]] = []  # E_Stop, Reset: scan takes them
         self.stop_asked: Callable[[], None] = lambda: None  # an emergency stop waits for no grid
         self.permitted: Callable[[int], str] = lambda index: ""  # why an output takes no setpoint
+        self.ended: Callable[[int, str], None] = lambda index, origin: None  # a setpoint of those
         self._inert = frozenset(inert)
         self._receipt = receipt
         self._handlers: dict[tuple[str, str], Handler] = {}
@@ -94,12 +97,46 @@ class Commands:
     def submit(self, command: Command, now_mono_ns: int, now_utc_ns: int) -> bool:
         """Accept or refuse a command; the receipt says which and why. True = accepted."""
         try:
+            self._first_time(command)
             self._accept(command, now_mono_ns, now_utc_ns)
         except CommandRefused as refusal:
             self.report(command, "refused", str(refusal))
             return False
-        self.report(command, "accepted", "")
+        self._accepted(command)
         return True
+
+    def offer(
+        self, command: Command, now_mono_ns: int, now_utc_ns: int, *, known: bool = False
+    ) -> str:
+        """`submit` for who sees to it that ids differ and asks again; why refused, or nothing.
+
+        known  a refusal was told before, and is not told again
+        """
+        try:
+            self._accept(command, now_mono_ns, now_utc_ns)
+        except CommandRefused as refusal:
+            if not known:
+                self.report(command, "refused", str(refusal))
+            return str(refusal)
+        self._accepted(command)
+        return ""
+
+    def _accepted(self, command: Command) -> None:
+        output = self.outputs.get(self.points[command.tag].index)
+        self.report(command, "accepted", output.above(command) if output is not None else "")
+
+    def give_back(self, index: int, origin: str, reason: str) -> None:
+        """End the setpoint of an origin on an output, where there is one."""
+        output = self.outputs[index]
+        if origin in output.setpoints:
+            self._end(output, origin, reason)
+
+    def prolong(self, index: int, origin: str, until_ns: int) -> None:
+        """Let the setpoint of an origin, where there is one, hold to a later moment, monotonic."""
+        output = self.outputs[index]
+        if origin in output.setpoints:
+            output.setpoints[origin] = replace(output.setpoints[origin], until_ns=until_ns)
+            self._busy[output.position] = True
 
     def report(self, command: Command, step: str, reason: str) -> None:
         """A receipt for one step of a command."""
@@ -115,12 +152,14 @@ class Commands:
             }
         )
 
-    def _accept(self, command: Command, now_mono_ns: int, now_utc_ns: int) -> None:
+    def _first_time(self, command: Command) -> None:
         if not command.id or command.id in self._seen:
             raise CommandRefused("a command with this id was handled before")
         self._seen[command.id] = None
         if len(self._seen) > IDS_SEEN_MAX:
             self._seen.popitem(last=False)
+
+    def _accept(self, command: Command, now_mono_ns: int, now_utc_ns: int) -> None:
         if command.expires_ns and now_utc_ns > command.expires_ns:
             raise CommandRefused("expired")
         if command.origin not in ORIGINS:
@@ -189,7 +228,9 @@ class Commands:
             raise CommandRefused(missing)
         if command.origin == "remote" and command.lease_ns <= 0:
             raise CommandRefused("a remote setpoint needs a lease")
-        if command.lease_ns < 0 or 0 < point.lease_ns < command.lease_ns:
+        # A schedule is executed here: no link can break between it and the output.
+        longest_ns = point.lease_ns if command.origin != "schedule" else 0
+        if command.lease_ns < 0 or 0 < longest_ns < command.lease_ns:
             raise CommandRefused(f"lease outside 0 to {point.lease_ns / 1e9:g} s")
         _check_rate(output, command.value, now_ns)
         output.changed_ns = now_ns
@@ -197,7 +238,7 @@ class Commands:
             self._ended.pop(point.index, None)
         if command.origin in output.setpoints:
             self._end(output, command.origin, f"replaced by {command.id}")
-        until_ns = now_ns + command.lease_ns if command.lease_ns else 0
+        until_ns = min(now_ns + command.lease_ns, END_NS_MAX) if command.lease_ns else 0
         output.setpoints[command.origin] = Setpoint(command.value, command, now_ns, until_ns)
         self._busy[output.position] = True
 
@@ -205,6 +246,7 @@ class Commands:
         setpoint = output.setpoints.pop(origin)
         self._busy[output.position] = True
         self._step(output, "released", setpoint=setpoint, reason=reason)
+        self.ended(output.point.index, origin)
 
     # ------------------------------------------------------------ arbitration
 

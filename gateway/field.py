@@ -21,7 +21,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from config import status
 from config.check import check_site
 from config.findings import SiteError
 from config.load import require_site
@@ -31,7 +30,7 @@ from drivers.contract import Surroundings
 from drivers.registry import check_instruments, protocol_of
 from gateway import kernel_cache, process, retain
 from gateway.commands import E_STOP, Commands, Write
-from gateway.core.clock import Clock, SystemClock
+from gateway.core.clock import Clock, SystemClock, stamp
 from gateway.core.garbage import collection_paused
 from gateway.core.paths import StatePaths
 from gateway.core.records import Birth
@@ -40,12 +39,14 @@ from gateway.event_log import EventLog
 from gateway.explain import Explain
 from gateway.journal import Journal
 from gateway.learned import Learned, LearnedError
+from gateway.link_points import LinkPoints
 from gateway.local_server import LocalServer
 from gateway.notify import Notifier
 from gateway.overview import Overview
 from gateway.plan import check_plan
 from gateway.poll import DevicePoller
 from gateway.scan import Scan
+from gateway.schedule_keeper import ScheduleKeeper
 from gateway.statistics import ScanStatistics
 from gateway.watchdog import Watchdog
 from safety.compile import compile_site
@@ -55,7 +56,8 @@ from safety.layout import Program
 log = logging.getLogger("gatepost.field")
 
 STOP_OUTPUTS_S: Final = 2.0  # how long an orderly stop waits for outputs to be safe
-RETAIN_RETRY_S: Final = 5.0  # a latch that could not be kept is kept later
+RETAIN_RETRY_S: Final = 1.0  # a latch that could not be kept is kept later
+UNKEPT_EPOCHS: Final = 2**20  # epochs are milliseconds: 17 minutes
 FAREWELL_S: Final = 3.0  # and for the link to take the last records
 LEARNED_GAP_S: Final = 5.0  # between two writings of what devices refuse
 REFUSED_SHOWN_MAX: Final = 10  # labels in one event
@@ -87,6 +89,12 @@ def points_hash(points: Sequence[PointDef]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def birth_of(site: Site, epoch: int, utc_ns: int) -> Birth:
+    """What a link is told first: the definitions of all points."""
+    points = tuple(asdict(p) for p in site.points)
+    return Birth(site.name, epoch, 0, points_hash(site.points), site.hash, utc_ns, points)
+
+
 def inert_points(site: Site, program: Program) -> set[str]:
     """Tags of the gateway's writable points that no rule reads; `Reset` acts without a rule."""
     read = {index for info in program.info for index in info.inputs}
@@ -108,19 +116,10 @@ class Field:
         self._landed = asyncio.Event()  # protective points are new: scan before the grid says so
         self._not_kept = ""  # why the retain file could not be written, or nothing
         previous, damaged = self._restore()
-        self.epoch = max(clock.utc_ns() // 1_000_000, previous.epoch + 1)
-        unsaved = self._keep_epoch(previous)
-        birth = Birth(
-            gateway=site.name,
-            epoch=self.epoch,
-            seq=0,
-            hash=points_hash(site.points),
-            config_hash=site.hash,
-            utc_ns=clock.utc_ns(),
-            points=tuple(asdict(p) for p in site.points),
-        )
+        unsaved = self._begin_epoch(previous)
+        birth = birth_of(site, self.epoch, clock.utc_ns())
         self.table = PointTable(site.points)
-        self.table.rows["utc_ns"] = clock.utc_ns()  # "waiting for initial data" since now
+        self.table.rows["utc_ns"] = stamp(clock.utc_ns())  # "waiting for initial data" since now
         self.journal = Journal(site.points, self.epoch, birth.hash)
         self.commands = Commands(site.points, self._receipt, inert_points(site, engine.program))
         self.commands.stop_asked = self._landed.set
@@ -146,12 +145,16 @@ class Field:
         self.server = LocalServer(
             paths.field_socket,
             birth,
-            (previous.epoch, previous.last),
+            self._past,
             self.table,
             self.journal,
             self.commands,
             self.status,
             clock,
+        )
+        self._link_points = LinkPoints(site.link, self.table, self.scan.set_gateway_point)
+        self._keeper = ScheduleKeeper(
+            self.scan.schedules, paths.schedules, self._disk, self._event, clock
         )
         self._explain = Explain(engine, self.table, self.commands, clock, self.scan.alarms.state_of)
         self._event_log = EventLog()
@@ -161,6 +164,8 @@ class Field:
     def _join_tools(self) -> None:
         self.journal.listen(self._explain.hear)
         self.journal.listen(self._event_log.hear)
+        self.server.take_schedule = self._keeper.take
+        self.server.answer("schedules", self.scan.schedules.answer)
         self.server.answer("states", self.scan.requests.machines)
         self.server.answer("alarms", self.scan.alarms.answer)
         self.server.answer("explain", self._explain.answer)
@@ -187,10 +192,22 @@ class Field:
         self.engine.restore(previous.latched)
         return previous, ""
 
+    def _begin_epoch(self, previous: retain.Retained) -> str:
+        """Choose the epoch of this life and note it; why that failed, or nothing."""
+        self.epoch = max(self.clock.utc_ns() // 1_000_000, previous.epoch + 1)
+        self._past = previous.past()
+        unsaved = self._keep_epoch(previous)
+        if unsaved:
+            # The next life may not know of this one, and must not count on its number.
+            self.epoch += 1 + int(self.clock.random() * UNKEPT_EPOCHS)
+            self._not_kept = unsaved
+            self._latches.set()  # as soon as the disk takes it
+        return unsaved
+
     def _keep_epoch(self, previous: retain.Retained) -> str:
         """Note that this epoch began; why that failed, or nothing. Control starts either way."""
         kept = dataclasses.replace(
-            previous, epoch=self.epoch, last=0, latched=self.engine.retained()
+            previous, epoch=self.epoch, last=0, latched=self.engine.retained(), lives=self._past
         )
         try:
             retain.save(self._paths.retain, kept)
@@ -290,10 +307,8 @@ class Field:
         process.give_back_memory()
         gc.freeze()  # what start-up made never needs another look; shortens every later pause
         tasks = [asyncio.create_task(poller.run()) for poller in self.pollers.values()]
-        tasks.append(asyncio.create_task(self._scan_forever()))
-        tasks.append(asyncio.create_task(self._keep_latches()))
-        tasks.append(asyncio.create_task(self._keep_learned()))
-        tasks.append(asyncio.create_task(self._keep_house()))
+        keepers = (self._keep_latches, self._keep_learned, self._keep_house, self._keeper.run)
+        tasks += [asyncio.create_task(part()) for part in (self._scan_forever, *keepers)]
         stopped = asyncio.create_task(stop.wait())
         try:
             done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -372,12 +387,11 @@ class Field:
         The scan does not wait for it: a disk may take seconds, or hang.
         """
         while True:
-            await self._latches.wait()
+            with contextlib.suppress(TimeoutError):  # what is new is tried at once
+                async with asyncio.timeout(RETAIN_RETRY_S if self._not_kept else None):
+                    await self._latches.wait()
             self._latches.clear()
             await self._retain(0)
-            if self._not_kept:
-                await asyncio.sleep(RETAIN_RETRY_S)
-                self._latches.set()
 
     async def _keep_learned(self) -> None:
         """Write what devices refuse when that changed; not too often, latches go first."""
@@ -397,7 +411,8 @@ class Field:
     async def _retain(self, last: int) -> None:
         """Write the retain file in its thread; a disk that refuses is an event, not an end."""
         alarms, stop = self.scan.alarms.kept(), self.scan.stop_asked
-        kept = retain.Retained(self.epoch, last, self.engine.retained(), alarms, stop)
+        latched = self.engine.retained()
+        kept = retain.Retained(self.epoch, last, latched, alarms, stop, self._past)
         loop, reason = asyncio.get_running_loop(), ""
         try:
             await loop.run_in_executor(self._disk, retain.save, self._paths.retain, kept)
@@ -409,41 +424,28 @@ class Field:
 
     async def _keep_house(self) -> None:
         """Once a second: the gateway's own points, and what had no room on the console."""
-        was: dict[str, float] = {}
+        overruns = 0
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
             self._event_log.next_second()
-            health, recent = self.server.health, self.statistics.take_recent()
-            up = self.server.link_connected
+            recent = self.statistics.take_recent()
             now = {
                 "Scan_Lateness": recent.lateness,
                 "Scan_Jitter": recent.jitter,
                 "Scan_Duration": recent.duration,
                 "Scan_Overruns": float(self.statistics.overruns),
-                "Link_Connected": float(up),
-                "Broker_Connected": float(up and bool(health.get("connected"))),
-                "Store_Ok": float(up and bool(health.get("store_ok"))),
                 **self.scan.alarms.points(),
+                **self.scan.schedules.points(self.clock.utc_ns()),
             }
             if self.scan.alarms.kept_changed:  # once a second: a flood must not wear the disk
                 self._latches.set()
             for channel, value in now.items():
                 self.scan.set_gateway_point(channel, value)
-            self._show_backlog(health.get("backlog"))
-            for channel in ("Link_Connected", "Broker_Connected", "Store_Ok", "Scan_Overruns"):
-                if channel in was and was[channel] != now[channel]:
-                    body = {"what": channel, "value": now[channel]}
-                    self._event("gateway", {**body, "reason": str(health.get("reason", ""))})
-            was = now
-
-    def _show_backlog(self, records: float | None) -> None:
-        """The link's backlog; while nobody tells it, the last one is uncertain."""
-        if records is not None:
-            self.scan.set_gateway_point("Backlog", float(records))
-            return
-        index = self.table.index[f"{GATEWAY_EQUIPMENT}.Backlog"]
-        last = float(self.table.rows["value"][index])
-        self.scan.set_gateway_point("Backlog", last, status.UNCERTAIN_LAST_USABLE)
+            if overruns != self.statistics.overruns:
+                overruns = self.statistics.overruns
+                self._event("gateway", {"what": "Scan_Overruns", "value": float(overruns)})
+            for body in self._link_points.show(self.server.health, self.server.link_connected):
+                self._event("gateway", body)
 
     async def _make_safe(self) -> list[str]:
         """Drive every output to its safe value and wait, in bounds, until devices took it.

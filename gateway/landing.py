@@ -11,7 +11,7 @@ from config import status
 from drivers.contract import Block, Cycle, Part, Update
 from drivers.errors import DriverError, Garbled, NoAnswer
 from gateway.blocks import Batch
-from gateway.core.clock import Clock
+from gateway.core.clock import Clock, stamp
 from gateway.core.table import PointTable
 
 
@@ -71,7 +71,7 @@ class Landing:
         if np.count_nonzero(finite) != len(values):
             codes = np.where(finite, codes, status.BAD_SENSOR_FAILURE)
         age_ns = self._clock.monotonic_ns() - part.asked_ns
-        self._table.put(index, values, codes, self._clock.utc_ns() - age_ns, part.asked_ns)
+        self._table.put(index, values, codes, stamp(self._clock.utc_ns() - age_ns), part.asked_ns)
         return batch.guarded[part.last] > batch.guarded[part.first]
 
     def update(self, update: Update) -> bool:
@@ -83,20 +83,20 @@ class Landing:
             codes = np.where(update.codes != status.GOOD, update.codes, codes)
         lacking = ~np.isfinite(values) & (codes < status.BAD)
         codes = np.where(lacking, status.BAD_SENSOR_FAILURE, codes)
-        now_utc_ns = self._clock.utc_ns()
+        now_utc_ns = stamp(self._clock.utc_ns())
         utc_ns = now_utc_ns if update.utc_ns is None else update.utc_ns
         self._table.put(index, values, codes, utc_ns, self._clock.monotonic_ns())
         return self.guards(index)
 
     def bad(self, index: NDArray[np.int32], code: int) -> None:
         """The device refuses these rows."""
-        self._table.set_status(index, code, self._clock.utc_ns())
+        self._table.set_status(index, code, stamp(self._clock.utc_ns()))
 
     def silent(self, index: NDArray[np.int32], error: DriverError) -> None:
         """No answer: the last value stays usable until its age limit, then the scan ends it."""
         if len(index) == 0:
             return
-        utc_ns = self._clock.utc_ns()
+        utc_ns = stamp(self._clock.utc_ns())
         codes = self._table.rows["status"][index]
         usable = index[codes < status.BAD]
         self._table.set_status(usable, status.UNCERTAIN_NO_COMMUNICATION, utc_ns)

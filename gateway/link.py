@@ -12,7 +12,8 @@ import contextlib
 import dataclasses
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,21 +22,29 @@ import numpy as np
 from config.load import require_site
 from config.points import POINT
 from config.site import Site
+from config.site_bus import served
 from gateway import process
 from gateway.core.clock import Clock, SystemClock
 from gateway.core.paths import StatePaths
 from gateway.core.records import RECORD, Batch, Birth, Gap, unpack_batch
 from gateway.frames import FrameBuilder
+from gateway.links import Links
 from gateway.local import LocalClient, LocalError
 from gateway.mirror import Mirror
-from sync.async_store import AsyncStore
+from gateway.outside import Outside
+from gateway.remote import Remote
+from gateway.renewal import Renewal
+from gateway.store_health import StoreHealth
 from sync.errors import StoreError
-from sync.forward import Forwarder
+from sync.link.latest import Latest
+from sync.link.mqtt import MqttSession
+from sync.store.async_store import AsyncStore
 from sync.wire import WireError, encode_birth
 
 log = logging.getLogger("gatepost.link")
 
 RECONNECT_S: Final = 0.2
+DIALS_MAX: Final = 32  # links, site bus and both ends of bridges; threads begin as they are needed
 HEALTH_PERIOD_S: Final = 0.5
 STORE_RETRY_S: Final = 1.0
 FIELD_SILENT_S: Final = 4.0  # the field speaks every second; silent for this long, it hangs
@@ -45,16 +54,41 @@ DRAIN_S: Final = 5.0  # how long an orderly stop waits for the historian's ackno
 class Link:
     """The parts of the link process and how they are joined."""
 
-    def __init__(self, site: Site, paths: StatePaths, store: AsyncStore, clock: Clock) -> None:
+    def __init__(
+        self,
+        site: Site,
+        paths: StatePaths,
+        store: AsyncStore,
+        clock: Clock,
+        *,
+        on_bus: Sequence[str] = (),
+        connect: Callable[..., MqttSession] = MqttSession,
+    ) -> None:
+        """`on_bus` is the equipment that the site bus serves; `connect` makes sessions."""
         self.clock = clock
         self._paths = paths
         self.store = store
-        self.forwarder = Forwarder(store, site.link, site.link.Site or site.name.lower(), clock)
+        self._latest = Latest()
+        self.remote = Remote(site, paths, clock)
+        self.links = Links(
+            site.link,
+            site.name,
+            store,
+            clock,
+            latest=self._latest,
+            folder=paths.folder,
+            incoming=self.remote.incoming(),
+            connect=connect,
+        )
+        self.remote.say = self.links.say
+        self._outside = Outside(site, on_bus, clock, self.remote.pass_on, self.remote.journal)
+        self._renewal = Renewal(paths.tls, clock)
         self._mirror = Mirror(site)
         self._frames = FrameBuilder(
             int(site.link.Store.FrameInterval * 1e9), site.link.Store.FrameRecordsMax
         )
         self._client: LocalClient | None = None
+        self._store_health = StoreHealth(store, paths.store, clock)
         self._store_error = ""
         self._refused_until_ns = 0
         self._ended: set[int] = set()  # earlier epochs of this field, declared over
@@ -64,9 +98,12 @@ class Link:
         """Run until `stop`, then store what arrived and give the forwarder time to drain."""
         tasks = [
             asyncio.create_task(self._follow_field(), name="local stream"),
-            asyncio.create_task(self.forwarder.run(), name="forwarder"),
+            asyncio.create_task(self.links.run(), name="links"),
             asyncio.create_task(self._tell_health(), name="health"),
             asyncio.create_task(self._mirror.run(), name="OPC UA"),
+            asyncio.create_task(self.remote.run(), name="inbox"),
+            asyncio.create_task(self._renewal.run(), name="certificate"),
+            asyncio.create_task(self._outside.run(), name="site bus and bridges"),
         ]
         stopped = asyncio.create_task(stop.wait())
         try:
@@ -84,7 +121,7 @@ class Link:
         """What is stored is safe; waiting only spares the cloud a pause."""
         try:
             async with asyncio.timeout(DRAIN_S):
-                while (await self.store.backlog()).frames and self.forwarder.status()["connected"]:
+                while (await self.store.backlog()).frames and self.links.connected:
                     await asyncio.sleep(0.05)
         except (TimeoutError, StoreError):
             pass
@@ -107,9 +144,13 @@ class Link:
                 resume = True
             finally:
                 self._client = None
+                self.remote.left()
                 await client.close()
             if not resume:
                 self._mirror.lost(self.clock.utc_ns())
+                self._latest.lost(self.clock.utc_ns())
+                self._outside.lost()
+                self.links.notify_appended()
             await asyncio.sleep(RECONNECT_S)
 
     async def _follow(self, client: LocalClient) -> bool:
@@ -156,6 +197,8 @@ class Link:
             except (KeyError, TypeError, ValueError) as error:
                 raise LocalError(f"not a batch: {error}") from error
             self._mirror.update(batch.records)
+            self.remote.heard(batch)
+            self._outside.heard(batch)
             if not self._refused_until_ns:
                 self._frames.add(batch, self.clock.monotonic_ns())
         elif message["type"] == "error":
@@ -166,25 +209,32 @@ class Link:
     ) -> None:
         birth = Birth(**message["birth"])
         self._client = client
-        self._mirror.born(birth, np.frombuffer(message["rows"], dtype=POINT))
+        rows = np.frombuffer(message["rows"], dtype=POINT)
+        self._mirror.born(birth, rows)
+        self._latest.born(birth, rows)
+        self._outside.born(birth, rows)
         try:
             await self.store.put_birth(birth.hash, encode_birth(birth))
-            if cursor is not None and cursor[0] != birth.epoch:
-                await self._end_epochs(cursor, message["previous"], birth)
+            if cursor is None or cursor[0] != birth.epoch:
+                await self._end_epochs(cursor or (0, 0), message["past"], birth)
         except (StoreError, WireError) as error:  # WireError: the point table is too large
             self._store_refused(error)
-        self.forwarder.notify_appended()
+        self.links.notify_appended()
+        await self.remote.joined(client)
 
     async def _end_epochs(
-        self, cursor: tuple[int, int], previous: Sequence[int], birth: Birth
+        self, cursor: tuple[int, int], past: Sequence[Sequence[int]], birth: Birth
     ) -> None:
-        """The field process began anew: declare what of its last lives can't come any more."""
-        ended = {cursor[0]: cursor[1]}
-        if previous[0]:
-            ended.setdefault(previous[0], 0)  # a life of which no link took anything
+        """The field process began anew: declare what of its past lives can't come any more.
+
+        Of some of them no link may have taken anything. To declare one again changes nothing.
+        """
+        ended: dict[int, int] = {life[0]: life[1] for life in past}
+        if cursor[0]:
+            ended.setdefault(cursor[0], 0)
         self._ended &= ended.keys()
-        for epoch, seq in ended.items():
-            last = previous[1] if previous[0] == epoch else 0
+        for epoch, last in sorted(ended.items()):
+            seq = cursor[1] if cursor[0] == epoch else 0
             if epoch not in self._ended and not 0 < last <= seq:
                 await self._declare(epoch, seq + 1, last, birth)
             self._ended.add(epoch)
@@ -220,7 +270,8 @@ class Link:
         if self._store_error:
             log.info("the store takes frames again")
             self._store_error = ""
-        self.forwarder.notify_appended()
+        self._latest.appended(batch)
+        self.links.notify_appended()
         return batch
 
     def _store_refused(self, error: StoreError | WireError) -> None:
@@ -246,16 +297,20 @@ class Link:
         """Tell the field how the link does; its points and `gatepost status` show it."""
         while True:
             await asyncio.sleep(HEALTH_PERIOD_S)
-            if self._client is None:
+            store = await self._store_health.look()
+            if self._client is None:  # nothing waits between this and the sending
                 continue
-            forwarder = self.forwarder.status()
+            links = self.links.status()
             health = {
                 "type": "health",
-                **forwarder,
+                **links,
                 "store_ok": not self._store_error,
-                "reason": self._store_error or self._mirror.error or forwarder["last_error"],
-                "backlog": forwarder["backlog_records"],
+                "store": store,
+                "reason": self._store_error or self._mirror.error or links["last_error"],
+                "inbox": self.remote.status(),
+                **self._outside.status(),
                 **self._mirror.status(),
+                **self._renewal.status(),
             }
             with contextlib.suppress(LocalError):  # _follow_field meets it too and says so
                 await self._client.send(health)
@@ -266,7 +321,12 @@ async def _open_store(site: Site, path: Path, stop: asyncio.Event) -> AsyncStore
     said = ""
     while not stop.is_set():
         try:
-            return await AsyncStore.open(path, quota_bytes=site.link.Store.QuotaBytes)
+            return await AsyncStore.open(
+                path,
+                quota_bytes=site.link.Store.QuotaBytes,
+                links=tuple(site.link.links()),
+                age_max_ns=round((site.link.Store.AgeMax or 0) * 1e9),
+            )
         except StoreError as error:
             if str(error) != said:
                 log.error("store: %s; the field's journal holds what it can", error)
@@ -280,6 +340,11 @@ async def _open_store(site: Site, path: Path, stop: asyncio.Event) -> AsyncStore
 async def run(folder: Path, state: Path, stop: asyncio.Event) -> None:
     """The link process of the site in `folder`."""
     site = require_site(folder)
+    # A connection is made on a thread, and one that gets no answer keeps it for seconds: brokers
+    # that are away must leave threads for the others.
+    dials = ThreadPoolExecutor(DIALS_MAX, thread_name_prefix="dial")
+    asyncio.get_running_loop().set_default_executor(dials)
+    on_bus = served(site)
     # Devices and points come with the field's birth; thousands of them are not held twice.
     site = dataclasses.replace(site, instruments={}, points=())
     paths = process.open_state(state)
@@ -288,7 +353,7 @@ async def run(folder: Path, state: Path, stop: asyncio.Event) -> None:
     if store is None:
         return
     try:
-        await Link(site, paths, store, SystemClock()).run(stop)
+        await Link(site, paths, store, SystemClock(), on_bus=on_bus).run(stop)
     finally:
         await store.close()
 

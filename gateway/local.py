@@ -3,7 +3,10 @@
 A message is a msgpack map behind its length (4 bytes, big endian). Two kinds of clients:
 
     link   hello(cursor) -> birth, then data ... and alive once a second; taken, health back
-    tool   status | read | command -> one answer; a command's answers are its receipts
+    tool   status | read | ... -> one answer; those to a command or schedule are its receipts
+
+Both send commands and schedules. A link also sends the receipts of its inbox, which the field
+process journals.
 
 The socket's file mode (0600) decides who may connect; it never leaves the machine.
 """
@@ -30,6 +33,8 @@ REQUEST_BYTES_MAX: Final = 1_000_000  # of what the field takes: its loop must n
 TEXT_CHARS_MAX: Final = 256  # id, tag, origin, source and action of a command
 COMMENT_CHARS_MAX: Final = 1_000
 RECEIPTS_MAX: Final = 64
+RECEIPT_KEYS_MAX: Final = 32  # of a receipt of the inbox, and values of one
+INBOX_STEPS: Final = ("taken", "refused", "failed")
 EVENTS_ANSWER_MAX: Final = 1_000
 CLIENTS_MAX: Final = 32
 HINTS_MAX: Final = 200  # names that a mistyped one is compared with: each takes 10 µs of the loop
@@ -133,6 +138,25 @@ def command_of(message: Mapping[str, Any]) -> Command:
     return command
 
 
+def receipt_of(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A receipt of the link's inbox. Raises LocalError where keys, types or sizes don't fit."""
+    body = message.get("receipt")
+    if not isinstance(body, dict) or len(body) > RECEIPT_KEYS_MAX:
+        raise LocalError(f"a receipt is a map of at most {RECEIPT_KEYS_MAX} keys")
+    if body.get("step") not in INBOX_STEPS:
+        raise LocalError(f"a receipt of the inbox is one of {', '.join(INBOX_STEPS)}")
+    for name, value in body.items():
+        parts = value if isinstance(value, list) else [value]
+        if not isinstance(name, str) or len(parts) > RECEIPT_KEYS_MAX:
+            raise LocalError("a receipt has names and plain values")
+        for part in parts:
+            if not isinstance(part, bool | int | float | str):
+                raise LocalError(f"a receipt: {name} holds {type(part).__name__}")
+            if isinstance(part, str) and len(part) > COMMENT_CHARS_MAX:
+                raise LocalError(f"a receipt: {name} has more than {COMMENT_CHARS_MAX} characters")
+    return {"tag": "", "value": 0.0, "reason": "", **body}
+
+
 class LocalClient:
     """One connection to a field process."""
 
@@ -187,7 +211,19 @@ class LocalClient:
 
         `command` has the fields of gateway.core.records.Command as a mapping.
         """
-        await self.send({"type": "command", "command": dict(command)})
+        async for receipt in self._receipts({"type": "command", "command": dict(command)}):
+            yield receipt
+
+    async def schedule(self, packed: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """Send a schedule; yields the receipt that says whether it was accepted.
+
+        `packed` is what gateway.core.schedule.pack_schedule makes.
+        """
+        async for receipt in self._receipts({"type": "schedule", "schedule": dict(packed)}):
+            yield receipt
+
+    async def _receipts(self, message: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        await self.send(message)
         while True:
             answer = await self.receive()
             if answer["type"] == "error":

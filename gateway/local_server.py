@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ from gateway.local import (
     command_of,
     nearest_point,
     packed_map,
+    receipt_of,
     receive,
     send,
     send_parts,
@@ -54,14 +55,14 @@ class LocalServer:
         self,
         path: Path,
         birth: Birth,
-        previous: tuple[int, int],
+        past: Sequence[Sequence[int]],
         table: PointTable,
         journal: Journal,
         commands: Commands,
         status: Callable[[int], dict[str, Any]],
         clock: Clock,
     ) -> None:
-        """`previous` is (epoch, last number) of the life before; last 0 = it said no farewell.
+        """`past` is (epoch, last number) of the lives before; last 0 = one said no farewell.
 
         `status` takes how many of the newest scans its times are to cover, 0 = all.
         """
@@ -71,12 +72,13 @@ class LocalServer:
         self._path = path
         # Packed: as Python objects, ten thousand points take ten times the memory.
         self._birth = msgpack.packb({name: getattr(birth, name) for name in Birth.__slots__})
-        self._previous = previous
+        self._past = past
         self._table = table
         self._journal = journal
         self._commands = commands
         self._status = status
         self._clock = clock
+        self.take_schedule: Callable[[Any], None] = lambda packed: None
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
         self._link: asyncio.Task[None] | None = None
@@ -174,7 +176,7 @@ class LocalServer:
         birth = {
             "type": [msgpack.packb("birth")],
             "birth": [self._birth],
-            "previous": [msgpack.packb(self._previous)],
+            "past": [msgpack.packb(self._past)],
             "rows": [msgpack.packb(self._table.rows.tobytes())],
         }
         await send_parts(writer, packed_map(birth))
@@ -244,6 +246,10 @@ class LocalServer:
                 self._health = message
             elif message["type"] == "command":
                 await self._submit(command_of(message))
+            elif message["type"] == "schedule":
+                self.take_schedule(message.get("schedule"))
+            elif message["type"] == "receipt":
+                self._journal.event("receipt", receipt_of(message), self._clock.utc_ns())
 
     async def _submit(self, command: Command) -> None:
         async with self._orders:
@@ -260,6 +266,8 @@ class LocalServer:
         while message is not None:
             if message["type"] == "command":
                 await self._run_command(writer, message)
+            elif message["type"] == "schedule":
+                await self._run_schedule(writer, message)
             elif message["type"] == "read":
                 await send_parts(writer, await self._read(message.get("tags", [])))
             elif message["type"] in self._answers:
@@ -353,22 +361,38 @@ class LocalServer:
     async def _run_command(self, writer: asyncio.StreamWriter, message: Mapping[str, Any]) -> None:
         """Submit, then pass on every receipt of this command until its life is over."""
         command = command_of(message)
+        point = self._commands.points.get(command.tag)
+        last_steps = set(_LAST_STEPS)
+        if command.release:
+            last_steps.add("accepted")
+        elif point is not None and point.is_output and not point.read_back:
+            last_steps.add("driven")  # nothing can verify it
+        async with self._receipts(writer, command.id, last_steps):
+            await self._submit(command)
+
+    async def _run_schedule(self, writer: asyncio.StreamWriter, message: Mapping[str, Any]) -> None:
+        """Take a schedule, then pass on whether it was accepted."""
+        packed = message.get("schedule")
+        if not isinstance(packed, dict) or not isinstance(packed.get("id"), str):
+            raise LocalError("a schedule is a map with an id")
+        async with self._receipts(writer, packed["id"], {"accepted", "refused"}):
+            self.take_schedule(packed)
+
+    @contextlib.asynccontextmanager
+    async def _receipts(
+        self, writer: asyncio.StreamWriter, command: str, last_steps: Collection[str]
+    ) -> AsyncIterator[None]:
+        """What is asked for inside is followed by its receipts until one of `last_steps`."""
         receipts: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue(RECEIPTS_MAX)
 
         def listener(event: Event) -> None:
-            if event.kind == "receipt" and event.body.get("command") == command.id:
+            if event.kind == "receipt" and event.body.get("command") == command:
                 with contextlib.suppress(asyncio.QueueFull):
                     receipts.put_nowait(event.body)
 
         self._journal.listen(listener)
         try:
-            await self._submit(command)
-            point = self._commands.points.get(command.tag)
-            last_steps = set(_LAST_STEPS)
-            if command.release:
-                last_steps.add("accepted")
-            elif point is not None and point.is_output and not point.read_back:
-                last_steps.add("driven")  # nothing can verify it
+            yield
             step = ""
             async with asyncio.timeout(RECEIPT_WAIT_S):
                 while step not in last_steps:

@@ -176,6 +176,16 @@ class Output:
         self.verified = self.doubted = False
         self.told.clear()
 
+    def above(self, command: Command) -> str:
+        """What stands above the setpoint of a command, in words; nothing where it is in force."""
+        own = self.setpoints.get(command.origin)
+        if own is None or own.command is not command:
+            return ""
+        if self.beats:
+            return f"the {WATCHDOG} drives it"
+        first = next(origin for origin in ORIGINS if origin in self.setpoints)
+        return "" if first == command.origin else f"another setpoint ranks higher ({first})"
+
     def _wanted(self) -> Wanted:
         demand, proposal = self.demand, self.proposal
         if demand is not None:

@@ -64,6 +64,7 @@ class Overview:
             ],
             "alarms": self.scan.alarms.overview(),
             "bypasses": self.scan.requests.bypasses(),
+            "schedules": self.scan.schedules.overview(),
             "backlog": float(self.table.rows["value"][backlog]),
         }
 

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from gateway.core.files import replace_file
 
+LIVES_MAX: Final = 32  # fewer than the epochs whose end the store remembers
 RETAIN_BYTES_MAX: Final = 64_000_000  # of 50,000 latched rules and alarms with long names
 _BODY: Final = ("epoch", "last", "latched")  # the keys of `body`: never add one
 
@@ -33,6 +34,7 @@ class Retained:
     latched  rule name -> what safety/engine.py needs to latch it again
     alarms   alarm name -> what safety/alarms.py needs to go on: acknowledged, shelved, ...
     stop     an emergency stop is asked for at the gateway
+    lives    [epoch, last] of the lives before that one, oldest first
     """
 
     epoch: int = 0
@@ -40,6 +42,12 @@ class Retained:
     latched: dict[str, dict[str, Any]] = field(default_factory=dict)
     alarms: dict[str, dict[str, Any]] = field(default_factory=dict)
     stop: bool = False
+    lives: list[list[int]] = field(default_factory=list)
+
+    def past(self) -> list[list[int]]:
+        """[epoch, last] of the newest lives, that which wrote the file included."""
+        wrote = [[self.epoch, self.last]] if self.epoch else []
+        return [*self.lives, *wrote][-LIVES_MAX:]
 
 
 class RetainError(Exception):

@@ -20,12 +20,14 @@ from config.points import GATEWAY_EQUIPMENT
 from config.site import Site
 from gateway.alarms import Alarms
 from gateway.commands import E_STOP, Commands, Write
-from gateway.core.clock import Clock
+from gateway.core.clock import Clock, stamp
 from gateway.core.records import Command
 from gateway.core.table import PointTable
 from gateway.event_log import WAITING
 from gateway.journal import Journal
 from gateway.requests import Requests
+from gateway.schedules import CHANNELS as SCHEDULE_CHANNELS
+from gateway.schedules import Schedules
 from gateway.wishes import Wishes
 from safety.engine import Engine
 from safety.layout import QUALITY_NEVER
@@ -82,22 +84,27 @@ class Scan:
         self._wishes = Wishes(engine, commands.outputs)
         self.requests = Requests(engine, commands, self._event)
         self.alarms = Alarms(site, table, engine, journal, commands, clock)
+        reach_ns = round(site.link.Commands.ScheduleMax * 1e9)
+        self.schedules = Schedules(commands, self._event, clock, reach_ns)
         self._bypassable = {n: self._looks(n) for n, i in enumerate(info) if i.bypass_ns_max}
         for channel in (E_STOP, "Reset", "Scan_Overruns", "Link_Connected", "Backlog"):
             self.set_gateway_point(channel, 0.0)
-        self.set_gateway_point("Bypasses", 0.0)
+        for channel in ("Bypasses", *SCHEDULE_CHANNELS):
+            self.set_gateway_point(channel, 0.0)
 
     def set_gateway_point(self, channel: str, value: float, code: int = status.GOOD) -> None:
         """Write one of the gateway's own points; the next scan reports it."""
-        now_utc_ns, now_mono_ns = self._clock.utc_ns(), self._clock.monotonic_ns()
+        now_utc_ns, now_mono_ns = stamp(self._clock.utc_ns()), self._clock.monotonic_ns()
         index = self._gateway[channel]
         self._table.put_one(index, value, code, now_utc_ns, now_mono_ns)
 
     def run(self) -> None:
         """One scan."""
         self.settle()
-        now_mono_ns, now_utc_ns = self._clock.monotonic_ns(), self._clock.utc_ns()
+        now_mono_ns, now_utc_ns = self._clock.monotonic_ns(), stamp(self._clock.utc_ns())
         resets = self._take_gateway_writes()
+        if not (self.stopping or self._startup):
+            self.schedules.scan(now_mono_ns, now_utc_ns)
         self._table.age(now_mono_ns, now_utc_ns)
         rows = self._table.rows
         latched = self._engine.latched.copy() if resets else None

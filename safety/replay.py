@@ -153,7 +153,7 @@ class Replay:
             if point.tag in held:
                 row["value"], row["status"] = held[point.tag], GOOD
             elif point.equipment == GATEWAY_EQUIPMENT:
-                row["value"], row["status"] = float(point.channel in _WELL), GOOD
+                row["value"], row["status"] = float(point.channel.startswith(_WELL)), GOOD
 
     def _make_table(
         self,

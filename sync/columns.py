@@ -3,8 +3,9 @@
 Most numbers of a plant have few decimals and move little. So the values of each point stand
 together, as whole numbers of their last decimal where that gives back every bit, and each as the
 difference to the one before; any other value as the bits in which it differs from the one before.
-What is left is cut into planes of bytes, and each plane stands in the shortest of three ways.
-docs/wire.md has the form byte by byte.
+Times stand in the largest power of ten of nanoseconds that divides them all, and rows without a
+value (NaN) take no part. What is left is cut into planes of bytes, and each plane stands in the
+shortest of three ways. docs/wire.md has the form byte by byte.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ from numpy.typing import NDArray
 
 from sync.plain import WireError
 
+CODEC: Final = 3  # the form that `encode` writes; `decode` reads 2 as well
 RAW: Final = 255  # in the place of a number of decimals: the values stand as their bits
 DECIMALS_MAX: Final = 9
+TIME_ZEROS_MAX: Final = 9
+_NAN: Final = np.uint64(0x7FF8_0000_0000_0000)  # the quiet NaN, which stands for "no value"
 _WHOLE_MAX: Final = 2.0**53  # below it float64 holds every whole number
 _POWERS: Final = 10.0 ** np.arange(DECIMALS_MAX + 1)
 
@@ -31,9 +35,11 @@ _LENGTH: Final = struct.Struct("<I")
 _FIRST: Final = struct.Struct("<Q")
 
 # In a plane runs of one byte do most: looking for runs alone makes what level 1 makes in a half to
-# a third of its time.
+# a third of its time. Only of what leaves a plane large, and so isn't made of runs, more is tried.
 _ZLIB_LEVEL: Final = 1
 _ZLIB_STRATEGY: Final = zlib.Z_RLE
+_ZLIB_LEVEL_LARGE: Final = 6
+_LARGE_RATIO: Final = 0.25
 _DEFLATE_FROM_BYTES: Final = 24  # a shorter plane gains nothing
 
 
@@ -63,11 +69,18 @@ def _plane(plane: bytes) -> bytes:
     if plane.count(plane[:1]) == len(plane):
         return bytes((_SAME, plane[0]))
     if len(plane) >= _DEFLATE_FROM_BYTES:
-        deflater = zlib.compressobj(_ZLIB_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS, 8, _ZLIB_STRATEGY)
-        packed = deflater.compress(plane) + deflater.flush()
+        packed = _deflate(plane, _ZLIB_LEVEL, _ZLIB_STRATEGY)
+        if _LARGE_RATIO * len(plane) < len(packed):
+            other = _deflate(plane, _ZLIB_LEVEL_LARGE, zlib.Z_DEFAULT_STRATEGY)
+            packed = min(packed, other, key=len)
         if len(packed) + _LENGTH.size < len(plane):
             return bytes((_DEFLATED,)) + _LENGTH.pack(len(packed)) + packed
     return bytes((_PLAIN,)) + plane
+
+
+def _deflate(plane: bytes, level: int, strategy: int) -> bytes:
+    deflater = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS, 8, strategy)
+    return deflater.compress(plane) + deflater.flush()
 
 
 def _steps(column: NDArray[Any]) -> list[bytes]:
@@ -88,15 +101,38 @@ def encode(rows: NDArray[np.void], constant: int | None, *, numbered: bool = Fal
     parts += _steps(rows["point"])
     if constant is None:
         parts += _stream(rows["status"].astype(np.uint64))
-    parts += _steps(rows["utc_ns"])
-    parts += _encode_values(_Groups.of(rows["point"]), np.ascontiguousarray(rows["value"]))
+    zeros = _zeros(rows["utc_ns"])
+    parts += [bytes((zeros,)), *_steps(rows["utc_ns"] // 10**zeros)]
+    values = np.ascontiguousarray(rows["value"])
+    empty = values.view(np.uint64) == _NAN
+    parts += [_plane(empty.tobytes())]
+    if not empty.all():
+        some = ~empty
+        parts += _encode_values(_Groups.of(rows["point"][some]), values[some])
     return b"".join(parts)
 
 
+def _zeros(times: NDArray[np.int64]) -> int:
+    """How many decimal zeros all of the times end with."""
+    for zeros in range(TIME_ZEROS_MAX, 0, -1):
+        power = 10**zeros
+        if int(times[0]) % power == 0 and not (times % power).any():
+            return zeros
+    return 0
+
+
 def decode(
-    block: bytes, rows: NDArray[np.void], constant: int | None, *, numbered: bool = False
+    block: bytes,
+    rows: NDArray[np.void],
+    constant: int | None,
+    *,
+    numbered: bool = False,
+    codec: int = CODEC,
 ) -> None:
-    """Fill in point, status, time and value of (n,) RECORD rows, n > 0. Raises WireError."""
+    """Fill in point, status, time and value of (n,) RECORD rows, n > 0. Raises WireError.
+
+    codec  the form of the block, 2 or 3
+    """
     cut = _Cut(block)
     count = len(rows)
     if numbered:
@@ -112,9 +148,38 @@ def decode(
         rows["status"] = status
     else:
         rows["status"] = constant
-    rows["utc_ns"] = cut.steps(count)
-    rows["value"] = _decode_values(_Groups.of(rows["point"]), cut)
+    zeros = cut.take(1)[0] if codec > 2 else 0
+    if zeros > TIME_ZEROS_MAX:
+        raise WireError(f"frame: times that end with {zeros} zeros")
+    rows["utc_ns"] = cut.steps(count) * 10**zeros
+    some = ~cut.flags(count) if codec > 2 else np.ones(count, dtype=np.bool_)
+    values = np.full(count, _NAN).view(np.float64)
+    if some.any():
+        values[some] = _decode_values(_Groups.of(rows["point"][some]), cut)
+    rows["value"] = values
     cut.end()
+
+
+def encode_spans(first: int, spans: NDArray[np.int64]) -> bytes:
+    """(n, 2) first and last of spans of numbers, ascending, none below `first`, n > 0."""
+    before = np.concatenate(([first], spans[:-1, 1] + 1))
+    parts = _stream((spans[:, 0] - before).view(np.uint64))
+    return b"".join([*parts, *_stream((spans[:, 1] - spans[:, 0]).view(np.uint64))])
+
+
+def decode_spans(block: bytes, first: int, last: int, count: int) -> list[tuple[int, int]]:
+    """The inverse of `encode_spans`; no span ends behind `last`. Raises WireError."""
+    cut = _Cut(block)
+    distances, sizes = cut.stream(count), cut.stream(count)
+    cut.end()
+    found: list[tuple[int, int]] = []
+    for distance, size in zip(distances.tolist(), sizes.tolist(), strict=True):
+        begin = first + distance
+        first = begin + size + 1
+        found.append((begin, first - 1))
+    if first - 1 > last:
+        raise WireError("frame: its gaps reach beyond its last number")
+    return found
 
 
 class _Cut:
@@ -150,6 +215,14 @@ class _Cut:
             raise WireError(f"frame: a plane of the unknown form {form}")
         packed = self.take(_LENGTH.unpack(self.take(_LENGTH.size))[0])
         return np.frombuffer(inflate(packed, count, -zlib.MAX_WBITS), dtype=np.uint8)
+
+    def flags(self, count: int) -> NDArray[np.bool_]:
+        """(count,) bytes of 0 or 1."""
+        plane = np.broadcast_to(np.asarray(self._plane(count), dtype=np.uint8), (count,))
+        if int(plane.max()) > 1:
+            raise WireError("frame: a mark is neither 0 nor 1")
+        found: NDArray[np.bool_] = plane.astype(np.bool_)
+        return found
 
     def steps(self, count: int) -> NDArray[np.int64]:
         """The inverse of `_steps`; sums wrap as the steps did."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,19 +17,6 @@ def gap_batch(epoch: int, first: int, last: int, reason: str) -> Batch:
     return Batch(epoch, first, last, "", rows, (), (Gap(first, last, reason),))
 
 
-def without_rows(batch: Batch, reason: str) -> Batch:
-    """The batch with its rows turned into gaps; events and older gaps stay."""
-    gaps = list(batch.gaps)
-    seq = batch.records["seq"]
-    if len(seq):
-        breaks = np.flatnonzero(np.diff(seq) != 1)
-        starts = [int(seq[0]), *(int(n) for n in seq[breaks + 1])]
-        ends = [*(int(n) for n in seq[breaks]), int(seq[-1])]
-        gaps += [Gap(first, last, reason) for first, last in zip(starts, ends, strict=True)]
-    birth = batch.birth if batch.events else ""
-    return replace(batch, birth=birth, records=batch.records[:0], gaps=merge(gaps))
-
-
 def merge(gaps: list[Gap]) -> tuple[Gap, ...]:
     """Gaps in order, neighbours of the same reason made one; an open end stays by itself."""
     merged: list[Gap] = []
@@ -42,15 +29,26 @@ def merge(gaps: list[Gap]) -> tuple[Gap, ...]:
     return tuple(merged)
 
 
-def join(before: Batch, after: Batch) -> Batch | None:
-    """One batch of two that hold nothing but gaps; None where that is not possible."""
-    assert before.epoch == after.epoch
-    assert before.last + 1 == after.first
-    plain = not (len(before.records) or len(after.records) or before.events or after.events)
-    gaps = merge([*before.gaps, *after.gaps])
-    if not plain or before.gaps[-1].last == 0 or len(gaps) > wire.FRAME_GAPS_MAX:
-        return None
-    return replace(before, last=after.last, birth="", gaps=gaps)
+def join(batches: Sequence[Batch]) -> Batch:
+    """One batch of several that follow each other in one epoch, and have one birth or no rows."""
+    births = {batch.birth for batch in batches if len(batch.records)} or {
+        batch.birth for batch in batches if batch.events
+    }
+    joined = [_closed(gap, batches[-1].last) for batch in batches for gap in batch.gaps]
+    return Batch(
+        epoch=batches[0].epoch,
+        first=batches[0].first,
+        last=batches[-1].last,
+        birth=max(births, default=""),
+        records=np.concatenate([batch.records for batch in batches]),
+        events=tuple(event for batch in batches for event in batch.events),
+        gaps=merge(joined),
+    )
+
+
+def _closed(gap: Gap, last: int) -> Gap:
+    """An open end is the last number; an epoch that was ended again has another behind it."""
+    return gap if gap.last or gap.first == last else replace(gap, last=gap.first)
 
 
 def split_batch(batch: Batch, at: int) -> tuple[Batch, Batch]:

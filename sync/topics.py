@@ -30,6 +30,15 @@ def check_site(site: str) -> str:
     return site
 
 
+def client_id(site: str, *parts: str) -> str:
+    """The MQTT client id of a gateway's session: ``gatepost-<site>:<part>:...``, dots as ``~``.
+
+    nats-server takes no dot in one. No two sites or links have the same: neither ``:`` nor ``~``
+    stands in their names.
+    """
+    return f"{ROOT}-{':'.join((site, *parts))}".replace(".", "~")
+
+
 def topic(site: str, channel: str) -> str:
     """``gatepost/<site>/<channel>``. Raises ValueError for a name that can't stand there."""
     assert channel in CHANNELS, channel

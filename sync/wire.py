@@ -12,6 +12,7 @@ decompression is bounded by the size that the header promises, and whatever is w
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -24,7 +25,7 @@ from sync import columns, plain
 from sync.plain import WireError
 
 VERSION: Final = 1
-CODEC: Final = 2  # of a frame's columns
+CODECS: Final = (2, columns.CODEC)  # of a frame's columns: what is read; the last is written
 
 # Brokers refuse large messages; nats-server takes 1 MiB by default. The rest is headroom for
 # topic and headers.
@@ -35,6 +36,7 @@ ACK_BYTES_MAX: Final = 65_536
 FRAME_ROWS_MAX: Final = 100_000
 FRAME_EVENTS_MAX: Final = 100_000
 FRAME_GAPS_MAX: Final = 10_000
+SPANS_FROM: Final = 8  # gaps of one reason, from which on they travel as spans
 _SIZES_MAX: Final = (FRAME_ROWS_MAX, FRAME_EVENTS_MAX, FRAME_GAPS_MAX)
 EVENT_BYTES_MAX: Final = 65_536
 EVENT_DEPTH_MAX: Final = 8
@@ -42,6 +44,7 @@ BIRTH_POINTS_MAX: Final = 1_000_000
 BIRTH_UNPACKED_BYTES_MAX: Final = 64_000_000
 ACK_EPOCHS_MAX: Final = 64
 ACK_WANT_MAX: Final = 64
+ACK_HELD_MAX: Final = 512
 NAME_CHARS_MAX: Final = 128
 REASON_CHARS_MAX: Final = 400
 
@@ -78,10 +81,13 @@ class Ack:
 
     contiguous  epoch -> highest sequence up to which nothing is missing
     want        hashes of births that frames need and the historian doesn't know
+    held        (epoch, first, last) of what was committed since the last acknowledgement, also
+                beyond a hole; None: this side never says so
     """
 
     contiguous: Mapping[int, int] = field(default_factory=dict)
     want: tuple[str, ...] = ()
+    held: tuple[tuple[int, int, int], ...] | None = None
 
 
 # ---------------------------------------------------------------- frames
@@ -106,6 +112,11 @@ def decode_frame(data: bytes) -> Frame:
     if base > batch.last + 1:
         raise WireError(f"frame: base {base} lies behind the frame, which ends at {batch.last}")
     return Frame(batch, base)
+
+
+def without_base(data: bytes) -> bytes:
+    """A frame that says nothing of what its sender holds: anything below it may still come."""
+    return plain.pack({**plain.unpack_map(data, "frame"), "base": 1})
 
 
 def wrap_body(body: bytes, *, base: int) -> bytes:
@@ -141,10 +152,10 @@ def encode_body(batch: Batch) -> bytes:
             "birth": batch.birth,
             "rows": len(rows),
             "status": constant,
-            "codec": CODEC,
+            "codec": columns.CODEC,
             "columns": columns.encode(rows, constant) if len(rows) else b"",
             "events": [_event_item(event) for event in batch.events],
-            "gaps": [[g.first, g.last, g.reason[:REASON_CHARS_MAX]] for g in batch.gaps],
+            **_gap_items(batch.first, batch.gaps),
         }
     )
     if len(body) > FRAME_BYTES_MAX - 64:
@@ -162,6 +173,8 @@ def decode_body(body: bytes) -> Batch:
     count = plain.integer(data, "rows", 0, FRAME_ROWS_MAX)
     events = tuple(_event(item) for item in plain.array(data, "events", FRAME_EVENTS_MAX))
     gaps = tuple(_gap(item) for item in plain.array(data, "gaps", FRAME_GAPS_MAX))
+    if "spans" in data:
+        gaps = tuple(sorted((*gaps, *_spans(first, last, data)), key=lambda gap: gap.first))
     rows = np.zeros(count, dtype=RECORD)
     rows["seq"] = _row_numbers(first, last, events, gaps, count)
     if count:
@@ -218,8 +231,8 @@ def _fill_columns(rows: NDArray[np.void], data: Mapping[str, Any]) -> None:
     if data.get("codec") is None:  # a frame that an older version has stored
         columns.decode_version_1(block, rows, constant)
         return
-    plain.integer(data, "codec", CODEC, CODEC)
-    columns.decode(block, rows, constant)
+    codec = plain.integer(data, "codec", CODECS[0], CODECS[-1])
+    columns.decode(block, rows, constant, codec=codec)
 
 
 # ---------------------------------------------------------------- events and gaps
@@ -250,6 +263,39 @@ def _gap(item: object) -> Gap:
         plain.integer(named, "last", 0, NUMBER_MAX),
         plain.text(named, "reason", REASON_CHARS_MAX),
     )
+
+
+def _gap_items(first: int, gaps: Sequence[Gap]) -> dict[str, Any]:
+    """Gaps as they travel: many of one reason as spans, any others one by one.
+
+    What thins measurements out leaves a gap between any two rows that it kept.
+    """
+    reasons = Counter(gap.reason for gap in gaps if gap.last)
+    reason, count = reasons.most_common(1)[0] if reasons else ("", 0)
+    dense = count >= SPANS_FROM
+    found: dict[str, Any] = {
+        "gaps": [
+            [g.first, g.last, g.reason[:REASON_CHARS_MAX]]
+            for g in gaps
+            if not (dense and g.last and g.reason == reason)
+        ]
+    }
+    if dense:
+        pairs = sorted((g.first, g.last) for g in gaps if g.last and g.reason == reason)
+        block = columns.encode_spans(first, np.array(pairs, dtype=np.int64))
+        found["spans"] = [reason[:REASON_CHARS_MAX], count, block]
+    return found
+
+
+def _spans(first: int, last: int, data: Mapping[str, Any]) -> list[Gap]:
+    item = data["spans"]
+    if not isinstance(item, list) or len(item) != 3:
+        raise WireError("frame: spans is [reason, count, columns]")
+    named = dict(zip(("reason", "count", "columns"), item, strict=True))
+    reason = plain.text(named, "reason", REASON_CHARS_MAX)
+    count = plain.integer(named, "count", 1, FRAME_GAPS_MAX)
+    pairs = columns.decode_spans(plain.binary(named, "columns"), first, last, count)
+    return [Gap(low, high, reason) for low, high in pairs]
 
 
 def _event_item(event: Event) -> list[Any]:
@@ -348,7 +394,12 @@ def encode_ack(ack: Ack) -> bytes:
     if len(ack.contiguous) > ACK_EPOCHS_MAX or len(ack.want) > ACK_WANT_MAX:
         raise WireError("acknowledgement: too many epochs or births")
     pairs = [[epoch, seq] for epoch, seq in ack.contiguous.items()]
-    return plain.pack({"v": VERSION, "ack": pairs, "want": list(ack.want)})
+    found: dict[str, Any] = {"v": VERSION, "ack": pairs, "want": list(ack.want)}
+    if ack.held is not None:
+        if len(ack.held) > ACK_HELD_MAX:
+            raise WireError("acknowledgement: too many spans")
+        found["held"] = [list(span) for span in ack.held]
+    return plain.pack(found)
 
 
 def decode_ack(data: bytes) -> Ack:
@@ -368,7 +419,19 @@ def decode_ack(data: bytes) -> Ack:
         plain.text({"want": name}, "want", NAME_CHARS_MAX)
         for name in plain.array(outer, "want", ACK_WANT_MAX)
     ]
-    return Ack(contiguous, tuple(want))
+    return Ack(contiguous, tuple(want), _held(outer) if "held" in outer else None)
+
+
+def _held(data: Mapping[str, Any]) -> tuple[tuple[int, int, int], ...]:
+    held = []
+    for span in plain.array(data, "held", ACK_HELD_MAX):
+        if not isinstance(span, list) or len(span) != 3:
+            raise WireError("acknowledgement: held is a list of [epoch, first, last]")
+        named = dict(zip(("epoch", "first", "last"), span, strict=True))
+        epoch = plain.integer(named, "epoch", 0, NUMBER_MAX)
+        first = plain.integer(named, "first", 1, NUMBER_MAX)
+        held.append((epoch, first, plain.integer(named, "last", first, NUMBER_MAX)))
+    return tuple(held)
 
 
 def _check_version(data: Mapping[str, Any]) -> None:

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from config.model import EquipmentTags
 from drivers.errors import DriverError, NoAnswer, NotConnected
 from drivers.server_url import MQTTS, ServerUrl, password_of
+from gateway.core.mqtt_client import MqttClient
 
 KEEPALIVE_S: Final = 5
 CLOSE_TIMEOUT_S: Final = 1.0
@@ -67,7 +68,7 @@ class MqttLink:
         self._tags = tags
         self._timeout_s = tags.Timeout
         self._fault = ""  # why the session ended, where the library doesn't say it
-        self._client = client = aiomqtt.Client(
+        self._client = client = MqttClient(
             server.host,
             server.port,
             username=server.user,

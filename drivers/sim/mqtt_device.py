@@ -27,6 +27,7 @@ from drivers.mqtt.sparkplug import (
     Value,
 )
 from gateway.core.clock import Clock
+from gateway.core.mqtt_client import MqttClient
 
 RETRY_S: Final = 0.1
 
@@ -83,7 +84,7 @@ class MqttDevice:
 
     def client(self, will: aiomqtt.Will | None = None) -> aiomqtt.Client:
         """A client for one connection."""
-        return aiomqtt.Client(self.host, self.port, identifier=self.name, timeout=5, will=will)
+        return MqttClient(self.host, self.port, identifier=self.name, timeout=5, will=will)
 
     async def begin(self, client: aiomqtt.Client) -> None:
         """Subscribe, and say what is to be said once."""

@@ -17,9 +17,11 @@ from gateway.cli import (
     demo,
     discover,
     docs,
+    enrol,
     estop,
     events,
     explain,
+    keys,
     operate,
     plan,
     protect,
@@ -27,7 +29,10 @@ from gateway.cli import (
     query,
     replay,
     run,
+    schedule,
+    send,
     simulate,
+    store,
     templates,
     trace,
 )
@@ -66,6 +71,10 @@ app.command()(run.run)
 app.command()(operate.status)
 app.command()(operate.read)
 app.command(context_settings={"ignore_unknown_options": True})(operate.write)
+app.add_typer(schedule.app, name="schedule")
+app.command()(send.send)
+app.add_typer(keys.app, name="keys")
+app.add_typer(enrol.app, name="enrol")
 app.command()(estop.estop)
 app.command()(protect.reset)
 app.command()(protect.states)
@@ -83,6 +92,7 @@ app.command()(simulate.simulate)
 app.command()(templates.templates)
 app.command()(query.query)
 app.command()(replay.replay)
+app.add_typer(store.app)
 app.command()(demo.demo)
 
 

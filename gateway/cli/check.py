@@ -18,9 +18,10 @@ def all_findings(site: Path) -> list[Finding]:
     """Findings of every check, sorted by file and key, each once.
 
     The checks of addresses and rules need a site that loads; where it doesn't, what keeps it from
-    loading is reported alone.
+    loading is reported, and what is wrong with the keys.
     """
     from config.check import check_site
+    from config.check_keys import check_keys
     from config.load import load_site
     from drivers.registry import check_instruments
     from gateway.plan import check_plan
@@ -31,7 +32,7 @@ def all_findings(site: Path) -> list[Finding]:
         _, of_rules = compile_site(loaded)
         findings = [*findings, *check_site(loaded), *check_instruments(loaded), *of_rules]
         findings += check_plan(loaded)
-    return sorted(set(findings))
+    return sorted({*findings, *check_keys(site, loaded)})
 
 
 def errors_of(findings: Sequence[Finding]) -> int:

@@ -31,7 +31,7 @@ from gateway.core.paths import StatePaths
 from gateway.local import LocalError
 from gateway.supervisor import Supervisor, SupervisorError
 from sync.errors import StoreError
-from sync.store import Store
+from sync.store.store import Store
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last: terminal closed
 SAMPLE_S: Final = 0.25

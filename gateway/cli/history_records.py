@@ -11,7 +11,7 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,11 @@ from numpy.typing import NDArray
 from gateway.cli.history import SAMPLES_MAX, Column, Columns, Names, listed
 from gateway.cli.output import CommandFailed
 from gateway.cli.times import duration_text
+from gateway.core.records import Batch
 from safety.replay import Block
+
+if TYPE_CHECKING:
+    from sync.store.reader import StoreReader
 
 LATE_NS: Final = 60_000_000_000  # further back than this is no device's doing
 _NEVER_NS: Final = -(2**62)
@@ -93,23 +97,27 @@ class StoreHistory(_Recorded):
 
     def __init__(self, path: Path, known: Columns) -> None:
         """Reads the point tables. Raises CommandFailed."""
-        from sync.salvage import read_damaged
         from sync.wire import WireError, decode_birth
 
         super().__init__(path, known)
-        self._found = read_damaged(path)  # reads a store that is well, too, and changes neither
         self._tables: dict[str, NDArray[np.int32]] = {}
-        for name, body in self._found.births.items():
+        self._frames = _count(path, "SELECT count(*) FROM frames")
+        with _store(path) as reader:
+            births = reader.births()
+        for name, body in births.items():
             with contextlib.suppress(WireError):  # its rows are counted as lost below
                 points = decode_birth(body).points
                 self._tables[name] = self._positions({p["index"]: str(p["tag"]) for p in points})
-        self._frames = _count(path, "SELECT count(*) FROM bodies")
 
     def pieces(self) -> Iterator[Block]:
-        """Blocks of whole frames."""
+        """Blocks of whole frames. Raises CommandFailed."""
+        with _store(self.path) as reader:
+            yield from self._pieces(reader.readable())
+
+    def _pieces(self, batches: Iterator[Batch]) -> Iterator[Block]:
         kept: list[tuple[NDArray[np.int32], NDArray[np.void]]] = []
         size = frames = lost = gaps = 0
-        for batch in self._found.bodies():
+        for batch in batches:
             frames += 1
             gaps += len(batch.gaps)
             rows = batch.records
@@ -175,6 +183,19 @@ class HistorianHistory(_Recorded):
         self._finish()
 
 
+@contextlib.contextmanager
+def _store(path: Path) -> Iterator[StoreReader]:
+    """A look at a store; raises CommandFailed, also for what happens inside."""
+    from sync.errors import StoreError
+    from sync.store.reader import StoreReader
+
+    try:
+        with StoreReader(path) as reader:
+            yield reader
+    except StoreError as error:
+        raise CommandFailed(str(error)) from error
+
+
 def newest_so_far(
     ids: NDArray[np.int32], utc_ns: NDArray[np.int64], before: NDArray[np.int64]
 ) -> NDArray[np.int64]:
@@ -198,7 +219,7 @@ def _look_up(table: NDArray[np.int32], rows: NDArray[np.void]) -> NDArray[np.int
 
 def kind_of(path: Path) -> str:
     """``store``, ``historian``, or nothing where the file is neither."""
-    for table, kind in (("bodies", "store"), ("chunks", "historian"), ("samples", "historian")):
+    for table, kind in (("frames", "store"), ("chunks", "historian"), ("samples", "historian")):
         sql = f"SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = '{table}'"
         if _count(path, sql):
             return kind

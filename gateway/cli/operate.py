@@ -194,7 +194,8 @@ def waits(status: Mapping[str, Any], utc_ns: int) -> bool:
     link = status["link"] or {}
     oldest_ns = link.get("backlog_oldest_utc_ns") or 0
     old = bool(oldest_ns) and utc_ns - oldest_ns > STALLED_AGE_NS
-    return bool(link.get("connected") and link.get("backlog") and old)
+    idle = link.get("connected") and link.get("backlog") and not link.get("held_back")
+    return bool(idle and old)
 
 
 async def _read(target: Target, tags: Sequence[str]) -> list[dict[str, Any]]:

@@ -9,8 +9,10 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from gateway.cli.alarm_view import overview_line
-from gateway.cli.output import number, one_line, printable, table
-from gateway.cli.times import duration_text
+from gateway.cli.link_view import links_view
+from gateway.cli.output import counted, number, one_line, printable, table
+from gateway.cli.outside_view import outside_view
+from gateway.cli.times import duration_text, iso_utc
 
 BAD: Final = "bold red"
 WAITING_SHOWN_MAX: Final = 5
@@ -25,10 +27,13 @@ def status_view(status: Mapping[str, Any], hint: str = "") -> RenderableType:
     return Group(
         *parts,
         *([Text(hint, style=BAD)] if hint else []),
+        *links_view(status),
+        *outside_view(status),
         Text(),
         *_rules(status),
         *_machines(status),
         *bypasses_view(status),
+        *_schedules(status),
     )
 
 
@@ -122,6 +127,18 @@ def _scan(status: Mapping[str, Any]) -> RenderableType:
     if not link.get("store_ok", True):
         shown.add_row("store", Text(str(link.get("reason", "")), style=BAD))
     shown.add_row("OPC UA", _opcua(link))
+    inbox = link.get("inbox") or {}
+    if inbox.get("fault"):
+        shown.add_row("commands", Text(printable(str(inbox["fault"]), ""), style=BAD))
+    elif inbox.get("keys"):
+        taken, refused = inbox["taken"], inbox["refused"]
+        keys = counted(inbox["keys"], "key")
+        shown.add_row("commands", f"{taken} taken, {refused} refused; {keys}")
+    if link.get("certificate_fault"):
+        why = f"not renewed: {printable(str(link['certificate_fault']), '')}"
+        shown.add_row("certificate", Text(why, style=BAD))
+    elif link.get("certificate_ends_ns"):
+        shown.add_row("certificate", f"until {iso_utc(link['certificate_ends_ns'])[:10]}")
     return shown
 
 
@@ -192,6 +209,24 @@ def bypasses_view(status: Mapping[str, Any]) -> list[RenderableType]:
         cause = Text("holds", style=BAD) if entry["held_back"] else "-"
         shown.add_row(entry["name"], left, cause, entry["comment"], entry["source"])
     return [Text(), shown]
+
+
+def _schedules(status: Mapping[str, Any]) -> list[RenderableType]:
+    """What schedules drive and for how long; nothing where there is none."""
+    found = status.get("schedules") or {}
+    if not found.get("schedules"):
+        return []
+    left = duration_text(round(found["left_s"] * 1e9))
+    line = Text(f"schedules  {found['schedules']}, {found['points']} points driven")
+    line.append(f", the first runs out in {left}" if found["left_s"] else "")
+    parts: list[RenderableType] = [Text(), line]
+    if found["waits"]:
+        why = f"schedules wait, the clock can't be true: {found['waits']}"
+        parts.append(Text(printable(why), style=BAD))
+    parts += [Text(printable(f"refused: {tag}: {why}"), style=BAD) for tag, why in found["refused"]]
+    if found["refused_more"]:
+        parts.append(Text(f"and {found['refused_more']} more refused", style=BAD))
+    return parts
 
 
 def _rules(status: Mapping[str, Any]) -> list[RenderableType]:

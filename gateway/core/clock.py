@@ -19,6 +19,19 @@ if TYPE_CHECKING:
 UTC_PLAUSIBLE_NS = 1_735_689_600_000_000_000
 
 
+STAMP_NS = 1_000_000
+
+
+def stamp(utc_ns: int) -> int:
+    """The source time of a value that the gateway itself dates: whole milliseconds, rounded down.
+
+    A value is older than the answer to its question by up to the whole exchange, some
+    milliseconds; the digits below would be noise, and noise is what takes room in a frame. A
+    device's own time keeps all its digits.
+    """
+    return utc_ns // STAMP_NS * STAMP_NS
+
+
 class Clock(Protocol):
     """What the gateway asks of a clock."""
 

@@ -22,6 +22,9 @@ class StatePaths:
     store          SQLite file of the link's frames and cursor
     retain         latches and bypasses of the field process
     learned        which blocks the devices refuse
+    inbox          SQLite file of the ids of messages from outside that the link has handled
+    schedules      folder of the schedules that the field process executes
+    tls            folder of the gateway's certificate and key, where it was enrolled
     lock           held by the supervisor that runs this site
     logs           folder of log files
     """
@@ -32,6 +35,9 @@ class StatePaths:
         self.store = self.folder / "link.sqlite"
         self.retain = self.folder / "retain.json"
         self.learned = self.folder / "learned.json"
+        self.inbox = self.folder / "inbox.sqlite"
+        self.schedules = self.folder / "schedules"
+        self.tls = self.folder / "tls"
         self.lock = self.folder / "lock"
         self.logs = self.folder / "logs"
 

@@ -27,7 +27,7 @@ from gateway.cli.history_parquet import ParquetHistory
 from gateway.cli.output import CommandFailed
 from gateway.cli.times import time_ns
 from gateway.core.records import RECORD, Batch, Birth
-from sync.store import Store
+from sync.store.store import Store
 from sync.wire import Frame, encode_birth
 
 POINTS = (

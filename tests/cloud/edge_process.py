@@ -9,10 +9,10 @@ import asyncio
 import sys
 from pathlib import Path
 
-from config.model import LinkFile
+from config.link import BrokerEntry
 from gateway.core.clock import SystemClock
-from sync.async_store import AsyncStore
-from sync.forward import Forwarder
+from sync.link.forward import Forwarder
+from sync.store.async_store import AsyncStore
 from tests.sync import support
 
 BATCH = 20
@@ -21,8 +21,8 @@ BATCH = 20
 async def main() -> None:
     path, url, last = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     store = await AsyncStore.open(path, quota_bytes=10**9)
-    config = LinkFile.model_validate({"Broker": {"URL": url, "KeepAlive": 2}})
-    forwarder = Forwarder(store, config, "lab", SystemClock(), timing=support.QUICK)
+    entry = BrokerEntry(URL=url, KeepAlive=2)
+    forwarder = Forwarder(store, "cloud", entry, "lab", SystemClock(), timing=support.QUICK)
     cursor = await store.cursor()
     first = cursor[1] + 1 if cursor else 1
     await store.put_birth(support.BIRTH, support.birth_bytes())

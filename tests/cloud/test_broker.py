@@ -13,7 +13,8 @@ import pytest
 
 from cloud import broker as broker_module
 from cloud.broker import Broker, BrokerError
-from sync.mqtt import MqttSession, parse_url
+from sync.link.mqtt import MqttSession, parse_url
+from sync.topics import client_id
 
 FreePort = Callable[[], int]
 
@@ -141,3 +142,23 @@ def is_zombie(pid: int) -> bool:
         return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
+
+
+async def test_a_gateway_whose_site_has_a_dot_gets_in(tmp_path: Path, free_port: FreePort) -> None:
+    broker = Broker(free_port(), tmp_path / "broker")
+    broker.start()
+    try:
+        await broker.wait_ready()
+        for parts in ((), ("scada",), ("site", "bus")):
+            gateway = session(broker, client_id("wind.park-1.2", *parts), persistent=True)
+            async with gateway, session(broker, "cloud") as cloud:
+                await gateway.subscribe(["gatepost/wind.park-1.2/commands"])
+                got: set[bytes] = set()
+                reading = asyncio.create_task(collect(gateway, got))
+                await cloud.publish("gatepost/wind.park-1.2/commands", b"command")
+                async with asyncio.timeout(10):
+                    while got != {b"command"}:
+                        await asyncio.sleep(0.01)
+                reading.cancel()
+    finally:
+        broker.stop()

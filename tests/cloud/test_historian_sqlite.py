@@ -380,6 +380,33 @@ def test_a_file_of_version_1_is_taken_over(tmp_path: Path) -> None:
     SqliteHistorian(path, read_only=True).close()
 
 
+# The columns of numbers 10, 11 and 13 of tests/cases/wire/frame-codec-2.json, sequences in front.
+CODEC_2 = bytes.fromhex(
+    "0a0000000000000001010204"
+    "01000000000000000101020100405b36ceeb79180400000100ca01009a01003b"
+    "0100020301049a01101701000301003200"
+)
+
+
+def test_chunks_of_version_2_are_read_beside_new_ones(tmp_path: Path) -> None:
+    path = tmp_path / "h.db"
+    historian = SqliteHistorian(path)
+    historian.store_birth(LAB, support.birth())
+    commit(historian, support.batch(1, 9))
+    sql = "UPDATE chunks SET rows = 3, first = 10, last = 13, body = ?"
+    historian._conn.execute(sql, [CODEC_2])
+    historian._conn.execute("ALTER TABLE chunks DROP COLUMN codec")
+    historian._conn.execute("PRAGMA user_version = 2")
+    historian.close()
+    with pytest.raises(HistorianError, match="older version"):
+        SqliteHistorian(path, read_only=True)
+    again = SqliteHistorian(path)
+    assert [(s.seq, s.value) for s in again.query()] == [(10, 20.5), (11, 1013.25), (13, 20.75)]
+    commit(again, support.batch(14, 10))
+    assert sorted(s.seq for s in again.query()) == [10, 11, 13, *range(14, 24)]
+    again.close()
+
+
 def test_small_frames_grow_into_few_chunks(historian: SqliteHistorian) -> None:
     for first in range(1, 4001, 10):
         commit(historian, support.batch(first, 10))

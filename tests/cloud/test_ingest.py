@@ -7,7 +7,8 @@ import logging
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from cloud.historian_sqlite import SqliteHistorian
 from cloud.ingest import Ingest, main
 from gateway.core.clock import SystemClock
 from sync import wire
-from sync.mqtt import MqttSession, parse_url
+from sync.link.mqtt import MqttSession, parse_url
 from tests.sync import support
 
 FreePort = Callable[[], int]
@@ -32,6 +33,21 @@ async def broker(tmp_path: Path, free_port: FreePort) -> AsyncIterator[support.A
         yield made
     finally:
         made.kill()
+
+
+class Gated(SqliteHistorian):
+    """A historian that commits when the test says so, and notes what in one commit."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.began, self.may_go_on = threading.Event(), threading.Event()
+        self.commits: list[list[int]] = []
+
+    def commit_frames(self, frames: Sequence[tuple[str, wire.Frame]]) -> None:
+        self.commits.append([frame.batch.first for _, frame in frames])
+        self.began.set()
+        assert self.may_go_on.wait(20)
+        super().commit_frames(frames)
 
 
 def session(broker: support.AnyBroker) -> MqttSession:
@@ -65,7 +81,7 @@ async def test_rubbish_is_counted_told_once_and_harms_nobody(
             await sender.publish("gatepost/bad name/frames", good)
             await sender.publish("gatepost/lab/birth", support.birth_bytes())
             await sender.publish("gatepost/lab/frames", good)
-            assert await next_ack(sender) == wire.Ack({support.EPOCH: 10})
+            assert await next_ack(sender) == wire.Ack({support.EPOCH: 10}, held=())
     assert ingest.status()["malformed"] == 24
     assert len([r for r in caplog.records if r.name == "cloud.ingest"]) == 3
     assert historian.audit("lab").rows == 10
@@ -82,10 +98,82 @@ async def test_a_frame_without_its_birth_is_asked_for_and_not_acknowledged(
         await ingest.wait_ready()
         await sender.subscribe(["gatepost/lab/ack"])
         await sender.publish("gatepost/lab/frames", frame)
-        assert await next_ack(sender) == wire.Ack({}, (support.BIRTH,))
+        assert await next_ack(sender) == wire.Ack({}, (support.BIRTH,), ())
         await sender.publish("gatepost/lab/birth", support.birth_bytes())
         await sender.publish("gatepost/lab/frames", frame)
-        assert await next_ack(sender) == wire.Ack({support.EPOCH: 10})
+        assert await next_ack(sender) == wire.Ack({support.EPOCH: 10}, held=())
+    historian.close()
+
+
+async def test_what_is_new_overtakes_a_backlog_that_waits(
+    broker: support.AnyBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cloud.ingest.BACKLOG_RECORDS_MAX", 20)
+    monkeypatch.setattr("cloud.ingest.ACK_INTERVAL_S", 3600.0)  # live frames don't wait for it
+    historian = Gated(tmp_path / "h.db")
+    ingest = Ingest(historian, broker.url, SystemClock())
+    async with support.running(ingest.run()), session(broker) as sender:
+        await ingest.wait_ready()
+        await sender.subscribe(["gatepost/lab/ack"])
+        await sender.publish("gatepost/lab/birth", support.birth_bytes())
+        await support.eventually(lambda: ingest.counts["births"])
+        for first in range(1, 111, 10):
+            old = wire.encode_frame(support.batch(first, 10), base=1)
+            await sender.publish("gatepost/lab/backlog", old)
+            await asyncio.to_thread(historian.began.wait, 20)
+        new = wire.encode_frame(support.batch(1001, 10), base=1)
+        await sender.publish("gatepost/lab/frames", new)
+        await support.eventually(lambda: ingest._live.qsize() == 1)
+        historian.may_go_on.set()
+        ack = await next_ack(sender)
+        while (support.EPOCH, 1001, 1010) not in (ack.held or ()):
+            ack = await next_ack(sender)
+        await support.eventually(lambda: ingest.status()["frames"] == 12)
+    # The one that was under way, what is new by itself, the rest in small commits.
+    assert historian.commits == [[1], [1001], *[[n, n + 10] for n in range(11, 111, 20)]]
+    historian.close()
+
+
+async def test_a_backlog_for_which_there_is_no_room_holds_up_nothing_new(
+    broker: support.AnyBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cloud.ingest.INCOMING_MAX", 5)
+    historian = Gated(tmp_path / "h.db")
+    ingest = Ingest(historian, broker.url, SystemClock())
+    async with support.running(ingest.run()), session(broker) as sender:
+        await ingest.wait_ready()
+        await sender.publish("gatepost/lab/birth", support.birth_bytes())
+        await support.eventually(lambda: ingest.counts["births"])
+        for first in range(1, 101, 10):
+            old = wire.encode_frame(support.batch(first, 10), base=1)
+            await sender.publish("gatepost/lab/backlog", old)
+            await asyncio.to_thread(historian.began.wait, 20)
+        new = wire.encode_frame(support.batch(1001, 10), base=1)
+        await sender.publish("gatepost/lab/frames", new)
+        await support.eventually(lambda: ingest._live.qsize() == 1)
+        assert ingest.status()["discarded"] == 4
+        historian.may_go_on.set()
+        await support.eventually(lambda: ingest.status()["frames"] == 7)
+    assert historian.commits[:2] == [[1], [1001]]
+    historian.close()
+
+
+async def test_rubbish_of_many_invented_sites_does_not_fill_the_log(
+    broker: support.AnyBroker,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cloud.ingest.TOLD_MAX", 5)
+    historian = SqliteHistorian(tmp_path / "h.db")
+    ingest = Ingest(historian, broker.url, SystemClock())
+    with caplog.at_level(logging.WARNING):
+        async with support.running(ingest.run()), session(broker) as sender:
+            await ingest.wait_ready()
+            for number in range(20):
+                await sender.publish(f"gatepost/site-{number}/frames", b"rubbish")
+            await support.eventually(lambda: ingest.status()["malformed"] == 20)
+    assert len([r for r in caplog.records if r.name == "cloud.ingest"]) == 5
     historian.close()
 
 
@@ -109,7 +197,7 @@ async def test_as_a_process_it_serves_until_sigterm(
             await sender.publish(
                 "gatepost/lab/frames", wire.encode_frame(support.batch(1, 10), base=1)
             )
-            assert await next_ack(sender) == wire.Ack({support.EPOCH: 10})
+            assert await next_ack(sender) == wire.Ack({support.EPOCH: 10}, held=())
         process.send_signal(signal.SIGTERM)
         _, errors = await asyncio.to_thread(process.communicate, timeout=15)
     finally:

@@ -16,10 +16,10 @@ import pytest
 
 from cloud.historian_sqlite import SqliteHistorian
 from cloud.ingest import Ingest
-from config.model import LinkFile
+from config.link import LinkFile
 from gateway.core.clock import SystemClock
-from sync.async_store import AsyncStore
-from sync.forward import Forwarder
+from sync.link.forward import Forwarder
+from sync.store.async_store import AsyncStore
 from tests.sync import support
 
 FreePort = Callable[[], int]
@@ -52,7 +52,15 @@ class Chain:
         config = LinkFile.model_validate(
             {"Broker": {"URL": self.broker.url, "KeepAlive": 2, "Ack": ack}, "Store": store_options}
         )
-        self.forwarder = Forwarder(self.store, config, SITE, SystemClock(), timing=support.QUICK)
+        self.forwarder = Forwarder(
+            self.store,
+            "cloud",
+            config.Broker,
+            SITE,
+            SystemClock(),
+            records_per_s=config.Store.BacklogRecordsPerSecond,
+            timing=support.QUICK,
+        )
         self.tasks["forwarder"] = asyncio.create_task(self.forwarder.run())
 
     async def start_ingest(self, name: str) -> None:
@@ -164,9 +172,9 @@ async def test_a_broker_that_freezes_and_is_killed(chain: Chain) -> None:
     pid = chain.broker.pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
-    await chain.append(50)
+    await chain.append(5)  # the patience grows with the bytes under way
     await support.eventually(lambda: not chain.forwarder.status()["connected"])
-    await chain.append(20)
+    await chain.append(65)
     os.kill(pid, signal.SIGKILL)
     chain.broker.kill()
     chain.broker.start()

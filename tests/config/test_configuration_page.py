@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from config import functions, model, states
+from config import command_keys, functions, link, model, states
 from config.schema import FILE_KINDS
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -33,7 +33,7 @@ def sections() -> dict[str, dict[str, tuple[str, str]]]:
 def models() -> dict[str, type[BaseModel]]:
     return {
         name: item
-        for name, item in (vars(model) | vars(states)).items()
+        for name, item in (vars(model) | vars(states) | vars(link) | vars(command_keys)).items()
         if isinstance(item, type)
         and issubclass(item, model.Keys)
         and not name.startswith("_")
@@ -43,7 +43,8 @@ def models() -> dict[str, type[BaseModel]]:
 
 
 def own_fields(item: type[BaseModel]) -> dict[str, Any]:
-    if item is not model.EquipmentTags and issubclass(item, model.EquipmentTags):
+    of_parent = item is not model.EquipmentTags and issubclass(item, model.EquipmentTags)
+    if of_parent or (item is not link.BrokerConnection and issubclass(item, link.BrokerConnection)):
         return {
             key: item.model_fields[key] for key in item.__annotations__ if key != "model_config"
         }

@@ -138,6 +138,29 @@ def test_a_change_faster_than_the_points_rate_is_refused() -> None:
     assert bench.send(0.0)  # the way to the safe value is always free
 
 
+def test_a_lease_without_end_stops_no_scan() -> None:
+    """A signed command may ask for 292 years; as a time that is more than 64 bits."""
+    bench = Bench(output(value_min=0.0, value_max=100.0))
+    assert bench.send(5.0, origin="remote", lease_ns=2**63 - 1)
+    assert bench.send(6.0, lease_ns=10**30)
+    for _ in range(3):
+        bench.cycle()
+    assert bench.commands.outputs[1].setpoints["operator"].until_ns == 2**62
+
+
+def test_an_accepted_receipt_says_where_another_setpoint_ranks_higher() -> None:
+    bench = Bench()
+    bench.send(30.0, origin="operator")
+    assert bench.last_reason() == ""
+    bench.send(20.0, origin="remote", lease_ns=SECOND_NS)
+    assert bench.last_reason() == "another setpoint ranks higher (operator)"
+    assert bench.steps(command="c2") == ["accepted"]
+    bench.send(10.0, origin="schedule", lease_ns=SECOND_NS)
+    assert bench.last_reason() == "another setpoint ranks higher (operator)"
+    bench.send(0.0, origin="remote", release=True)
+    assert bench.last_reason() == ""
+
+
 def test_rank_is_trip_then_interlock_then_operator_then_remote_then_schedule() -> None:
     bench = Bench()
     lease = {"lease_ns": 1000 * SECOND_NS}

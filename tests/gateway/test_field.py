@@ -12,6 +12,7 @@ import pytest
 from config import status
 from config.findings import SiteError
 from gateway import field, retain
+from gateway.core.clock import SystemClock
 from gateway.core.paths import StatePaths
 from gateway.field import prepare
 from gateway.local import LocalClient
@@ -235,6 +236,25 @@ async def test_a_latch_that_could_not_be_kept_is_kept_later_and_said_once(
     assert len(running.events("gateway", what="retain file not written")) == 1
 
 
+async def test_a_latch_behind_a_refusal_does_not_wait_for_the_next_try(
+    rig: Rig, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(field, "RETAIN_RETRY_S", 600.0)
+    save, full = retain.save, True
+
+    def refuses(path: Path, kept: retain.Retained) -> None:
+        if full:
+            raise retain.RetainError("no space")
+        save(path, kept)
+
+    monkeypatch.setattr(retain, "save", refuses)
+    rig.temperature(950.0)
+    await eventually(lambda: bool(running.events("gateway", what="retain file not written")))
+    full = False
+    running.send("Gateway.E_Stop", 1)
+    await eventually(lambda: bool(retain.load(StatePaths(rig.state).retain).latched))
+
+
 async def test_the_farewell_is_what_the_retain_file_holds_in_the_end(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,3 +303,46 @@ async def test_a_stop_that_cannot_make_an_output_safe_says_which(rig: Rig) -> No
 
 async def test_the_backlog_is_uncertain_while_no_link_tells_it(running: Running) -> None:
     await eventually(lambda: running.status("Gateway.Backlog") == status.UNCERTAIN_LAST_USABLE)
+
+
+async def test_an_epoch_that_the_disk_did_not_take_is_not_given_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a wall clock behind the last epoch, and a disk that refuses, two lives would share one.
+
+    The historian would take the records of the second for those of the first.
+    """
+    paths = StatePaths(rig.state)
+    paths.make()
+    ahead = SystemClock().utc_ns() // 10**6 + 10**9
+    retain.save(paths.retain, retain.Retained(ahead))
+
+    def refuses(path: Path, kept: retain.Retained) -> None:
+        raise retain.RetainError("no space")
+
+    monkeypatch.setattr(retain, "save", refuses)
+    lives = [Running(rig) for _ in range(2)]
+    assert len({life.field.epoch for life in lives} | {ahead, ahead + 1}) == 4
+    for life in lives:
+        await life.crash()
+
+
+async def test_an_epoch_that_the_disk_did_not_take_is_kept_as_soon_as_it_does(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, tries = retain.save, 0
+
+    def refuses(path: Path, kept: retain.Retained) -> None:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            raise retain.RetainError("no space")
+        save(path, kept)
+
+    monkeypatch.setattr(retain, "save", refuses)
+    monkeypatch.setattr(field, "RETAIN_RETRY_S", 0.05)
+    running = Running(rig)
+    paths = StatePaths(rig.state)
+    await eventually(lambda: retain.load(paths.retain).epoch == running.field.epoch)
+    assert len(running.events("gateway", what="retain file not written")) == 1
+    await running.end()

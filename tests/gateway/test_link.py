@@ -15,8 +15,8 @@ from gateway.core.clock import SystemClock
 from gateway.core.paths import StatePaths
 from gateway.core.records import Batch
 from gateway.link import Link
-from sync.async_store import AsyncStore
 from sync.errors import StoreFull
+from sync.store.async_store import AsyncStore
 from sync.wire import decode_frame
 from tests.gateway.running import Running
 from tests.gateway.sites import Rig, eventually
@@ -50,7 +50,7 @@ class LinkRunning:
         await self.store.close()
 
     async def batches(self) -> list[Batch]:
-        frames = await self.store.pending(0, 100_000)
+        frames = await self.store.pending("cloud", 0, 100_000)
         return [decode_frame(frame.payload).batch for frame in frames]
 
     async def numbers(self, epoch: int) -> list[int]:
@@ -259,7 +259,7 @@ async def test_what_arrived_before_the_field_died_is_stored(rig: Rig) -> None:
     await link.end()
 
 
-async def test_a_life_of_the_field_that_no_link_ever_saw_is_a_declared_gap(rig: Rig) -> None:
+async def test_lives_of_the_field_that_no_link_ever_saw_are_declared_gaps(rig: Rig) -> None:
     link = LinkRunning(rig)
     await link.start()
     lives = [Running(rig)]
@@ -267,20 +267,21 @@ async def test_a_life_of_the_field_that_no_link_ever_saw_is_a_declared_gap(rig: 
     await follow(lives[0], link)
     await link.crash()
     await lives[0].crash()
+    for unseen in (1, 2):
+        lives.append(Running(rig))
+        await lives[unseen].ready()
+        await lives[unseen].crash()
     lives.append(Running(rig))
-    await lives[1].ready()
-    await lives[1].crash()
-    lives.append(Running(rig))
-    await lives[2].ready()
+    await lives[3].ready()
     link = LinkRunning(rig)
     await link.start()
-    await follow(lives[2], link)
+    await follow(lives[3], link)
     gaps = [(b.epoch, g.first, g.last) for b in await link.batches() for g in b.gaps]
     assert [(epoch, last) for epoch, _, last in gaps] == [
-        (life.field.epoch, 0) for life in lives[:2]
+        (life.field.epoch, 0) for life in lives[:3]
     ]
-    assert gaps[1][1] == 1
-    await lives[2].end()
+    assert [first for _, first, _ in gaps[1:]] == [1, 1]
+    await lives[3].end()
     await link.end()
 
 

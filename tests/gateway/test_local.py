@@ -50,7 +50,7 @@ class World:
         self.server = LocalServer(
             self.path,
             birth,
-            (4, 77),
+            [[3, 0], [4, 77]],
             self.table,
             self.journal,
             self.commands,
@@ -116,7 +116,7 @@ async def test_a_new_link_gets_the_birth_and_everything_from_the_start(world: Wo
     client = await world.link(None)
     message = await client.receive()
     assert message["type"] == "birth"
-    assert message["previous"] == [4, 77]
+    assert message["past"] == [[3, 0], [4, 77]]
     assert len(message["birth"]["points"]) == 2
     assert await numbers(client, world.journal.last) == list(range(1, world.journal.last + 1))
     await client.close()

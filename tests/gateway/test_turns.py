@@ -40,7 +40,7 @@ class Crowded:
         self.server = LocalServer(
             self.path,
             birth,
-            (0, 0),
+            (),
             self.table,
             journal,
             Commands(made, self._receipt),

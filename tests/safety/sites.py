@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from config import status
 from config.findings import Finding
+from config.link import LinkFile
 from config.model import (
     AlarmStatesFile,
     Channel,
     ControlStatesFile,
     EquipmentTags,
-    LinkFile,
     SystemConfig,
     SystemStatesFile,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from sync.store import Store
+from sync.store.store import Store
 from tests.sync import support
 
 

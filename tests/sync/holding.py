@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from gateway.core.records import Gap
 from sync import wire
-from sync.store import Store
+from sync.store.store import Store
 
 
 def held(store: Store) -> list[wire.Frame]:
     """All frames in the store, decoded."""
     frames = []
     after = 0
-    while pieces := store.pending(after, 100):
+    while pieces := store.pending("cloud", after, 100):
         frames += [wire.decode_frame(piece.payload) for piece in pieces]
         after = pieces[-1].id
     return frames

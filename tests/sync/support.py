@@ -20,7 +20,7 @@ import pytest
 from cloud.broker import HOST, Broker
 from gateway.core.records import RECORD, Batch, Birth, Event, Gap
 from sync import wire
-from sync.forward import Timing
+from sync.link.lanes import Timing
 
 EPOCH = 7
 BIRTH = "0123456789abcdef"
@@ -28,6 +28,7 @@ QUICK = Timing(
     timeout_s=1.5,
     resend_s=0.5,
     silence_s=3.0,
+    settle_s=0.02,
     backoff_s_min=0.05,
     backoff_s_max=0.2,
 )

@@ -103,6 +103,31 @@ def test_any_rows_come_back(items: list[tuple[int, int, float, int]]) -> None:
     round_trip(rows, None)
 
 
+def test_times_in_whole_milliseconds_take_less_and_come_back() -> None:
+    rows = rows_of(walk(50))
+    rows["utc_ns"] += np.random.default_rng(7).integers(0, 10**9, len(rows))
+    fine = columns.encode(rows, 0)
+    rows["utc_ns"] = rows["utc_ns"] // 10**6 * 10**6
+    coarse = columns.encode(rows, 0)
+    assert len(fine) - len(coarse) > 2 * len(rows)
+    round_trip(rows)
+    rows["utc_ns"] = -(2**63)
+    round_trip(rows)
+
+
+def test_a_value_that_is_missing_does_not_spoil_its_neighbours() -> None:
+    rows = rows_of(walk(200))
+    whole = len(columns.encode(rows, 0))
+    rows["value"][:POINTS] = np.nan
+    assert len(columns.encode(rows, 0)) < whole + 100
+    round_trip(rows)
+    rows["value"] = np.nan
+    round_trip(rows)
+    # A NaN of other bits is a value like any other.
+    rows["value"].view(np.uint64)[3] = 0x7FF8_0000_0000_0001
+    round_trip(rows)
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=80), st.integers(1, 40), st.booleans())
 def test_foreign_bytes_are_refused_or_decoded(data: bytes, count: int, constant: bool) -> None:
@@ -128,7 +153,9 @@ def test_an_altered_byte_ends_in_rows_or_an_error(at: int, change: int) -> None:
         return
 
 
-HEAD = struct.pack("<Q", 1) + b"\0" + struct.pack("<Q", 0) + b"\0"  # point 1, time 0, two rows
+# Two rows of point 1, time 0; both have a value.
+POINT = struct.pack("<Q", 1) + b"\0"
+HEAD = POINT + b"\0" + struct.pack("<Q", 0) + b"\0" + b"\0\0"
 BOMB = zlib.compressobj(9, zlib.DEFLATED, -15)
 BOMB_DATA = BOMB.compress(bytes(50_000_000)) + BOMB.flush()
 
@@ -141,6 +168,8 @@ BOMB_DATA = BOMB.compress(bytes(50_000_000)) + BOMB.flush()
         (struct.pack("<Q", 1) + b"\x01\x07", "unknown form 7"),
         (struct.pack("<Q", 2**32) + b"\0", "point is out of range"),
         (struct.pack("<Q", 2**64 - 1) + b"\0", "point is out of range"),
+        (POINT + b"\x0a" + struct.pack("<Q", 0) + b"\0", "end with 10 zeros"),
+        (POINT + b"\0" + struct.pack("<Q", 0) + b"\0\0\x02", "neither 0 nor 1"),
         (HEAD + b"\x01\x00\x0a", "more than 9 decimals"),
         (HEAD + b"\0\0\0\0tail", "too long"),
         (HEAD + b"\x01\x02" + struct.pack("<I", 2**31) + b"x", "too short"),

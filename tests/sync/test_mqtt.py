@@ -15,7 +15,7 @@ import pytest
 
 from sync import topics
 from sync.errors import LinkAddress, LinkAuth, LinkError, LinkLost, LinkRefused, LinkTimeout
-from sync.mqtt import BrokerAddress, Message, MqttSession, Will, parse_url
+from sync.link.mqtt import BrokerAddress, Message, MqttSession, Will, parse_url
 from tests.sync import support
 
 FreePort = Callable[[], int]
@@ -63,6 +63,10 @@ def test_a_url_says_host_port_and_user(url: str, address: BrokerAddress) -> None
         "mqtt://x:99999",
         "mqtt://x/path",
         "mqtt://me:secret@x",
+        "mqtt://me:secret@x:99999",
+        "mqtt://me:secret/more@x",
+        "mqttx://me:secret@x",
+        "me:secret@x",
         "mqtt://[::1",
     ],
 )
@@ -250,3 +254,28 @@ async def test_a_cancelled_connection_leaves_nothing_behind() -> None:
             connection.settimeout(5)
             while await asyncio.to_thread(connection.recv, 1000):
                 pass
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_cancellation_at_the_moment_of_an_answer_is_not_lost(
+    broker: support.AnyBroker, turns: int
+) -> None:
+    """Whoever cancels waits for the end of the task, which would go on for ever."""
+
+    async def speak(talker: MqttSession) -> None:
+        await talker.fence()
+        await asyncio.Event().wait()
+
+    async with session(broker.url) as talker:
+        assert talker._client is not None
+        waiting = talker._client._pending_unsubscribes
+        speaking = asyncio.create_task(speak(talker))
+        while not waiting:
+            await asyncio.sleep(0)
+        next(iter(waiting.values())).set()  # what the library does with the broker's answer
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        speaking.cancel()
+        done, _ = await asyncio.wait((speaking,), timeout=5.0)
+        speaking.cancel()
+        assert done

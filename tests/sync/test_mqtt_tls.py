@@ -12,12 +12,12 @@ from cryptography import x509
 
 from cloud.historian_sqlite import SqliteHistorian
 from cloud.ingest import Ingest
-from config.model import LinkFile
+from config.link import BrokerEntry
 from gateway.core.clock import SystemClock
-from sync.async_store import AsyncStore
 from sync.errors import LinkAddress, LinkError
-from sync.forward import Forwarder
-from sync.mqtt import MqttSession, TlsFiles, parse_url
+from sync.link.forward import Forwarder
+from sync.link.mqtt import MqttSession, TlsFiles, parse_url
+from sync.store.async_store import AsyncStore
 from tests.certificates import Authority, tls_broker
 from tests.sync import support
 
@@ -125,9 +125,9 @@ async def test_frames_go_over_tls_into_the_historian(
         store = await AsyncStore.open(tmp_path / "edge.db", quota_bytes=10**9)
         await store.put_birth(support.BIRTH, support.birth_bytes())
         await store.append(support.batch(1, 500))
-        config = LinkFile.model_validate({"Broker": {"URL": url, **names}})
+        entry = BrokerEntry(URL=url, **names)
         ingest = Ingest(historian, url, SystemClock(), tls=tls)
-        forwarder = Forwarder(store, config, "lab", SystemClock())
+        forwarder = Forwarder(store, "cloud", entry, "lab", SystemClock())
         tasks = [asyncio.create_task(work.run()) for work in (ingest, forwarder)]
         try:
             await eventually_empty(store)

@@ -98,7 +98,7 @@ def test_the_documented_vectors_hold(path: Path) -> None:
     decoded = getattr(wire, f"decode_{case['message']}")(data)
     assert describe(decoded) == case["fields"]
     assert case["hex"] in DOC.read_text().replace("\n", "")
-    if case["message"] == "frame" and path.stem != "frame-codec-1":
+    if case["message"] == "frame" and not path.stem.startswith("frame-codec-"):
         assert wire.encode_frame(decoded.batch, base=decoded.base) == data
 
 
@@ -135,6 +135,7 @@ def describe(message: Any) -> dict[str, Any]:
         return {
             "ack": [list(pair) for pair in message.contiguous.items()],
             "want": list(message.want),
+            **({} if message.held is None else {"held": [list(span) for span in message.held]}),
         }
     if isinstance(message, wire.Death):
         return {"gateway": message.gateway}
@@ -154,7 +155,7 @@ GOOD_FRAME = wire.encode_frame(support.batch(5, 40, events=(7,), gaps=(Gap(9, 12
 GOOD = {
     "frame": GOOD_FRAME,
     "birth": wire.encode_birth(support.birth()),
-    "ack": wire.encode_ack(wire.Ack({7: 99}, ("abc",))),
+    "ack": wire.encode_ack(wire.Ack({7: 99}, ("abc",), ((7, 120, 140),))),
 }
 DECODERS = {"frame": wire.decode_frame, "birth": wire.decode_birth, "ack": wire.decode_ack}
 
@@ -226,7 +227,16 @@ def body_of(**changes: Any) -> bytes:
         {"status": 2**32},
         {"status": None},
         {"columns": b""},
-        {"codec": 3},
+        {"codec": 4},
+        {"codec": 1},
+        {"spans": None},
+        {"spans": ["x", 1]},
+        {"spans": ["x", 0, b""]},
+        {"spans": ["x", 1, b"\x01\x00\x03\x00"]},
+        {"spans": ["x", 1, b"\x00\x01\x00\x40"]},
+        {"spans": ["x", 10**9, b"\x00\x00"]},
+        {"spans": ["over rows", 1, b"\x01\x00\x05\x00"]},
+        {"spans": [b"x", 1, b"\x00\x00"]},
         {"codec": None},
         {"columns": zlib.compress(bytes(100_000_000))},
         {"codec": None, "columns": zlib.compress(bytes(100_000_000))},
@@ -283,6 +293,17 @@ def test_a_birth_that_inflates_beyond_its_promise_is_refused() -> None:
     outer["points"] = zlib.compress(bytes(200_000_000))
     with pytest.raises(wire.WireError, match="promises"):
         wire.decode_birth(msgpack.packb(outer))
+
+
+def test_thousands_of_gaps_take_few_bytes() -> None:
+    rows = np.zeros(4000, dtype=RECORD)
+    rows["seq"] = np.arange(1, 4001) * 20
+    rows["point"] = 1
+    gaps = tuple(Gap(n * 20 - 19, n * 20 - 1, "store over its quota") for n in range(1, 4001))
+    batch = Batch(7, 1, 80_000, "h", rows, (), gaps)
+    data = wire.encode_frame(batch, base=1)
+    assert len(data) < 1000
+    assert same(wire.decode_frame(data).batch, batch)
 
 
 def test_a_batch_that_skips_a_number_is_not_encoded() -> None:

@@ -33,11 +33,11 @@ ALLOWED = {
     "gateway.opcua": ["gateway.core.table"],
     "gateway.field": ["gateway.scan", "gateway.poll", "gateway.local_server"],
     "gateway.mirror": ["gateway.opcua"],
-    "gateway.link": ["gateway.local", "gateway.mirror", "sync.store"],
+    "gateway.link": ["gateway.local", "gateway.mirror", "sync.store.store"],
     "gateway.supervisor": ["gateway.field", "gateway.link"],
     "gateway.cli.app": ["gateway.supervisor", "cloud.ingest"],
     "sync.wire": ["gateway.core.table", "config.site"],
-    "sync.store": ["sync.wire", "sqlite3"],
+    "sync.store.store": ["sync.wire", "sqlite3"],
     "cloud.ingest": ["sync.wire", "gateway.core.table", "config.site"],
     "image.build": ["config.site"],
 }
@@ -54,13 +54,17 @@ PLANTED = {
     "config": [("config.site", "gateway.core.clock")],
     "safety": [("safety.kernel", "time"), ("safety.kernel", "gateway.core.table")],
     "drivers": [("drivers.modbus.tcp", "gateway.core.table")],
-    "sync": [("sync.store", "gateway.journal")],
-    "cloud": [("cloud.ingest", "sync.store"), ("cloud.ingest", "gateway.journal")],
+    "sync": [("sync.store.store", "gateway.journal")],
+    "cloud": [("cloud.ingest", "sync.store.store"), ("cloud.ingest", "gateway.journal")],
     "image": [("image.build", "sync.wire")],
     "far-side": [("gateway.link", "cloud.ingest")],
     "field": [("gateway.field", "sqlite3"), ("gateway.field", "gateway.mirror")],
     "link": [("gateway.link", "drivers.modbus.tcp"), ("gateway.link", "gateway.scan")],
-    "ambient": [("sync.store", "time"), ("gateway.poll", "uuid"), ("drivers.modbus.tcp", "random")],
+    "ambient": [
+        ("sync.store.store", "time"),
+        ("gateway.poll", "uuid"),
+        ("drivers.modbus.tcp", "random"),
+    ],
 }
 
 

@@ -29,6 +29,7 @@ LICENCES_ALLOWED = {
     "BSD",
     "BSD-2-Clause",
     "BSD-3-Clause",
+    "3-Clause BSD License",  # in protobuf's words
     "0BSD",
     "CC0-1.0",
     "EPL-2.0",
@@ -51,6 +52,7 @@ CLASSIFIERS = {
     "License :: OSI Approved :: GNU Lesser General Public License v3 or later (LGPLv3+)": (
         "LGPL-3.0-or-later"
     ),
+    "License :: OSI Approved :: Python Software Foundation License": "PSF-2.0",
     "License :: Public Domain": "Public Domain",
 }
 

@@ -1,0 +1,1 @@
+"""What a frame looks like at a broker: Gatepost, JSON, Sparkplug B."""

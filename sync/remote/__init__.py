@@ -1,0 +1,1 @@
+"""Signed commands and schedules from outside, up to the field process."""

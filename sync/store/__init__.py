@@ -1,0 +1,1 @@
+"""The store of frames: what waits for the links, on disk."""
