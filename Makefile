@@ -42,7 +42,7 @@ clean: ## remove the environment and all caches
 	@rm -rf .venv tests/node/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-venv:
+venv: ## .venv/ with gatepost and what the demonstration needs
 	@tools/venv run
 
 venv-test:

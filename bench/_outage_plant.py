@@ -252,9 +252,10 @@ class PeerPlant(Plant):
             before = seen
             await asyncio.sleep(1.0)
 
-    def found(self) -> Found:
-        """Everything so far against what the device answered."""
+    async def found(self) -> Found:
+        """Everything that the device has answered by now, some seconds later."""
         answered = self.answered()
+        await asyncio.sleep(self.QUIET_S)
         self.take()
         return of_stream(self._values, answered)
 

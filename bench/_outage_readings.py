@@ -89,9 +89,9 @@ def _gap_between(before: Sample, after: Sample, gaps: Mapping[int, Sequence[Gap]
 def of_stream(values: Sequence[int], answered: int) -> Found:
     """The readings of a gateway that declares nothing, in the order in which they came.
 
-    answered  how many answers the device gave
+    answered  how many answers the device had given; what came behind them does not count
     """
-    numbers = numbers_of(values)
+    numbers = [number for number in numbers_of(values) if number <= answered]
     distinct = set(numbers)
     behind = sum(two < one for one, two in pairwise(numbers))
     missing = max(0, answered - len(distinct))

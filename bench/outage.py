@@ -135,7 +135,7 @@ async def rounds_of_peer(
                 await fault(plant, chance)
                 async with asyncio.timeout(HEAL_S):
                     await plant.settled()
-            return plant.found()
+            return await plant.found()
         finally:
             await plant.stop()
 
@@ -150,7 +150,7 @@ def peers(report: Report, rounds: int, seed: int) -> None:
                 say(f"{kind.name}, {name}: {error or 'did not heal'}")
                 report.figure(f"{kind.name}_{name}_unavailable", str(error) or "did not heal")
                 continue
-            missing = max(0, found.undeclared - TAIL_READINGS)
+            missing = found.undeclared
             say(f"{kind.name}, {name}, {rounds} rounds: {missing} missing, {found.doubled} doubled")
             report.figure(f"{kind.name}_{name}_readings_arrived", found.arrived)
             report.figure(f"{kind.name}_{name}_readings_missing", missing)

@@ -117,7 +117,7 @@ def parse_keys(value: Any) -> tuple[dict[str, CommandKey], list[Finding]]:
 def _readable(value: Any) -> Iterator[tuple[int, KeyEntry]]:
     """Of a file that doesn't fit the model: entries and their places, without what is wrong."""
     entries = value.get("Keys") if isinstance(value, dict) else None
-    for number, raw in enumerate(entries if isinstance(entries, list) else []):
+    for number, raw in enumerate(entries[:KEYS_MAX] if isinstance(entries, list) else []):
         entry = sound_part(raw, KeyEntry)
         if entry is not None:
             yield number, entry

@@ -52,7 +52,11 @@ def make(
     ],
     kinds: Annotated[
         list[str] | None,
-        typer.Option("--type", metavar="TYPE", help=f"{', '.join(TYPES)}; default command and query."),
+        typer.Option(
+            "--type",
+            metavar="TYPE",
+            help=f"{', '.join(TYPES)}; default {' and '.join(TYPES_DEFAULT)}.",
+        ),
     ] = None,
     until: Annotated[
         str | None, typer.Option("--until", metavar="TIME", help="When it ends, e.g. 2027-12-31.")

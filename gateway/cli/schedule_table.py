@@ -37,9 +37,10 @@ class _Faults:
 
     def end(self) -> None:
         """Raise CommandFailed with all of them, where there are any."""
-        more = self._count - len(self._told)
+        if self._count > len(self._told):
+            self._told.append(f"and {self._count - len(self._told)} more faults")
         if self._told:
-            raise CommandFailed("\n".join(self._told) + (f"\nand {more} more faults" * (more > 0)))
+            raise CommandFailed("\n".join(self._told))
 
 
 def read_table(
@@ -84,8 +85,9 @@ def read_table(
         if len(starts) * len(points) > SLOTS_MAX:
             raise CommandFailed(f"{path}: more than {SLOTS_MAX} slots; use several schedules")
         for point, cell in zip(columns, cells[1:], strict=True):
-            if point is not None and starts:
-                points[point.tag].append([starts[-1], _value(point, cell, line, faults)])
+            if point is not None:
+                value = _value(point, cell, line, faults)
+                points[point.tag].append([starts[-1] if starts else 0, value])
     faults.end()
     return _ended(path, starts, points, end_ns)
 

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -22,6 +22,8 @@ from gateway.core.clock import SystemClock
 if TYPE_CHECKING:
     from cloud.commands import CommandClient
     from sync.link.mqtt import BrokerAddress
+
+NO_KEY: Final = "keys.json has no key"  # how such a refusal begins, sync/remote/judge.py
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from gateway.cli.times import iso_utc, time_option
 from gateway.core.paths import StatePaths
 
 if TYPE_CHECKING:
+    from config.link import LinkFile
     from sync.store.reader import StoreReader
 
 app = typer.Typer(
@@ -45,9 +46,9 @@ StoreArgument = Annotated[
 @app.command()
 def status(store: StoreArgument, state: StateOption = None, json: JsonOption = False) -> None:
     """Show what a store holds, what each link still needs, and the room it takes."""
-    path, quota_bytes = _find(store, state)
+    path, link = _find(store, state)
     with _reading(path) as reader:
-        shown = _status(reader, quota_bytes)
+        shown = _status(reader, link)
     if json:
         print_json(shown)
         return
@@ -118,14 +119,14 @@ def export(
 # ---------------------------------------------------------------- which store
 
 
-def _find(where: Path, state: Path | None) -> tuple[Path, int]:
-    """The file of a store, and its quota where the site says one. Raises CommandFailed."""
+def _find(where: Path, state: Path | None) -> tuple[Path, LinkFile | None]:
+    """The file of a store, and the site's link.json where it is known. Raises CommandFailed."""
     if where.is_file():
-        return where, 0
+        return where, None
     if not where.is_dir():
         raise CommandFailed(f"{where}: no such file or folder")
     if state is None and StatePaths(where).store.is_file():
-        return StatePaths(where).store, 0
+        return StatePaths(where).store, None
     if not any(where.glob("*-Config.json")):
         raise CommandFailed(f"{where}: no store (link.sqlite) in it, and no site folder")
     from config.load import load_site
@@ -137,7 +138,7 @@ def _find(where: Path, state: Path | None) -> tuple[Path, int]:
             "state elsewhere, name that folder with --state or GATEPOST_STATE"
         )
     site = load_site(where)[0]
-    return path, site.link.Store.QuotaBytes if site is not None else 0
+    return path, site.link if site is not None else None
 
 
 @contextlib.contextmanager
@@ -162,16 +163,19 @@ def _reading(path: Path) -> Iterator[StoreReader]:
 # ---------------------------------------------------------------- status
 
 
-def _status(reader: StoreReader, quota_bytes: int) -> dict[str, Any]:
+def _status(reader: StoreReader, link: LinkFile | None) -> dict[str, Any]:
     held, files, ends = reader.left(), reader.files(), reader.ends()
+    known = reader.links()
+    new = [name for name in (link.links() if link is not None else ()) if name not in known]
     return {
         "store": str(reader.path),
         "schema": reader.schema,
         "in_use": reader.in_use,
         "files": files,
         "bytes": sum(files.values()),
-        "quota_bytes": quota_bytes or None,
+        "quota_bytes": link.Store.QuotaBytes if link is not None else None,
         "frames": held.frames,
+        "let_go_frames": reader.let_go().frames,
         "thinned_frames": reader.thinned(),
         "records": held.records,
         "oldest": iso_utc(held.oldest_ns) if held.oldest_ns else None,
@@ -180,12 +184,13 @@ def _status(reader: StoreReader, quota_bytes: int) -> dict[str, Any]:
         "links": [
             {
                 "name": name,
+                "new": name in new,
                 "frames": left.frames,
                 "records": left.records,
                 "bytes": left.bytes,
                 "oldest": iso_utc(left.oldest_ns) if left.oldest_ns else None,
             }
-            for name, done in reader.links().items()
+            for name, done in [*known.items(), *((name, None) for name in new)]
             for left in [reader.left(done)]
         ],
         "births": len(reader.births()),
@@ -203,6 +208,9 @@ def _print_status(shown: dict[str, Any]) -> None:
         rows.add_row("quota", f"{_bytes(shown['quota_bytes'])}, {share:.1f} % taken")
     thinned = f", {shown['thinned_frames']} of them thinned out" if shown["thinned_frames"] else ""
     rows.add_row("holds", f"{shown['frames']} frames, {number(shown['records'])} records{thinned}")
+    if shown["let_go_frames"]:
+        text = f"{counted(shown['let_go_frames'], 'frame')}, to be deleted with the next append"
+        rows.add_row("of it let go", text)
     if shown["oldest"]:
         rows.add_row("from", f"{shown['oldest']} to {shown['newest']}")
     if shown["epochs"]:
@@ -214,7 +222,10 @@ def _print_status(shown: dict[str, Any]) -> None:
         links = table("LINK", *right, "NEEDS FROM", right=right)
         for link in shown["links"]:
             counts = (str(link["frames"]), number(link["records"]), _bytes(link["bytes"]))
-            links.add_row(link["name"], *counts, link["oldest"] or "nothing")
+            begins = "new: takes what is there at the next start of the gateway"
+            links.add_row(
+                link["name"], *counts, begins if link["new"] else link["oldest"] or "nothing"
+            )
         console().print()
         console().print(links)
 

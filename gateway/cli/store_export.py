@@ -78,6 +78,7 @@ class Writer(Protocol):
 
 def exported(reader: StoreReader, out: Path | None, selected: Selected, *, events: bool) -> Told:
     """Write what is selected to a file, or as CSV to standard output. Raises CommandFailed."""
+    _need_known(reader, selected.tags)
     told = Told()
     pieces = _events(reader, selected, told) if events else _values(reader, selected, told)
     names = EVENT_COLUMNS if events else VALUE_COLUMNS
@@ -104,6 +105,21 @@ def exported(reader: StoreReader, out: Path | None, selected: Selected, *, event
         if not done:
             part.unlink(missing_ok=True)
     return told
+
+
+def _need_known(reader: StoreReader, tags: frozenset[str]) -> None:
+    """Raises CommandFailed for a tag that no point table of the store has."""
+    from gateway.local import nearest_point
+    from sync.wire import WireError
+
+    known: set[str] = set()
+    for body in reader.births().values() if tags else ():
+        with contextlib.suppress(WireError):
+            known.update(_table(body)[0].tolist())
+    known.discard("?")
+    for tag in sorted(tags - known) if known else ():  # of lost tables there is a warning
+        remedy = nearest_point(tag, sorted(known))
+        raise CommandFailed(f"--tag {tag}: the store knows no such point. {remedy}")
 
 
 def _write(writer: Writer, pieces: Iterator[Columns], told: Told) -> None:

@@ -12,7 +12,7 @@ import shutil
 import sqlite3
 import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -21,7 +21,7 @@ from gateway.core.records import Batch
 from sync import wire
 from sync.errors import StoreDamaged, StoreFailed, StoreFull, StoreReadOnly, store_error
 from sync.store.database import BUSY_TIMEOUT_S, ID_BITS, SCHEMA_VERSION
-from sync.store.links import Ranges
+from sync.store.links import Ranges, common
 from sync.store.salvage import read_damaged
 
 PIECE_FRAMES: Final = 64  # of one look
@@ -204,13 +204,17 @@ class StoreReader:
 
     def left(self, done: Ranges | None = None) -> Left:
         """What the file holds; with `done`, what a link has yet to let go of."""
-        spans = [(0, 2**62)]
-        if done is not None:
-            top = self._rows("SELECT coalesce(max(id), 0) FROM frames")[0][0] >> ID_BITS
-            spans = [
-                (first << ID_BITS, ((last + 1) << ID_BITS) - 1)
-                for first, last in done.outside(0, top)
-            ]
+        if done is None:
+            return self._held([(0, 2**62)])
+        top = self._rows("SELECT coalesce(max(id), 0) FROM frames")[0][0] >> ID_BITS
+        return self._held(_ids(done.outside(0, top)))
+
+    def let_go(self) -> Left:
+        """What every link has let go of and the file still holds: the next append deletes it."""
+        every = self.links().values()
+        return self._held(_ids(common(every)) if every else [])
+
+    def _held(self, spans: Sequence[tuple[int, int]]) -> Left:
         sums = [0, 0, 0]
         times: list[int] = []
         oldest, newest, size = _COLUMNS[self.schema]
@@ -278,6 +282,11 @@ _FRAMES: Final = {
     " ORDER BY id LIMIT ?",
 }
 _COLUMNS: Final = {1: ("utc_ns", "utc_ns", "bytes"), 2: ("oldest_ns", "newest_ns", "length(body)")}
+
+
+def _ids(places: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Ranges of places -> ranges of the ids of their frames."""
+    return [(first << ID_BITS, ((last + 1) << ID_BITS) - 1) for first, last in places]
 
 
 def _is_locked(path: Path) -> bool:

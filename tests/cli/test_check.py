@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.config.building import mini_files, write_site
+
 LAB = Path("config/sites/soec-lab")
 INL = Path("tests/cases/inl")
 
@@ -84,3 +86,17 @@ def test_a_folder_that_is_not_there_is_said(gatepost: Gatepost, tmp_path: Path) 
     done = gatepost("check", tmp_path / "none")
     assert (done.status, done.out) == (2, "")
     assert done.err == f"gatepost: {tmp_path / 'none'}: no such site folder\n"
+
+
+def test_keys_are_checked_whatever_keeps_the_site_from_loading(
+    gatepost: Gatepost, tmp_path: Path
+) -> None:
+    site = write_site(tmp_path, mini_files())
+    (site / "link.json").write_text('{"Brokers": {}}', encoding="utf-8")
+    (site / "keys.json").write_text('{"Keys": [{"Name": "a b"}], "Key": 1}', encoding="utf-8")
+    findings = json.loads(gatepost("check", site, "--json").out)["findings"]
+    assert {(f["file"], f["rule"], f["severity"]) for f in findings} == {
+        ("link.json", "key-unknown", "error"),
+        ("keys.json", "key-unknown", "warning"),
+        ("keys.json", "key-missing", "warning"),
+    }

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from cloud.key_files import KeyFileError, load_key
-from config.command_keys import load_keys
+from config.command_keys import KeyEntry, load_keys
 from gateway.cli.key_file import changing
+from gateway.cli.keys import TYPES_DEFAULT
 from tests.config.building import mini_files, write_site
 
 Gatepost = Callable[..., Any]
@@ -100,6 +101,14 @@ def test_rights_and_ends_stand_in_the_file(gatepost: Gatepost, site: Path) -> No
     assert wrong.status == 2 and "there are command, schedule, query" in wrong.err
 
 
+def test_the_types_are_those_of_the_file_where_none_are_given(
+    gatepost: Gatepost, site: Path
+) -> None:
+    made(gatepost, site)
+    default = KeyEntry.model_fields["Types"].default
+    assert load_keys(site)[0]["market"].types == tuple(default) == TYPES_DEFAULT
+
+
 def test_a_rotation_has_an_overlap_and_one_service(gatepost: Gatepost, site: Path) -> None:
     made(gatepost, site)
     second = site.parent / "second.key"
@@ -170,6 +179,7 @@ SEND_WRONG = {
     "lease and release": (["Meter.Limit", "--release", "--lease", "5s"], "takes no --lease"),
     "both ways": (["--broker", "mqtt://127.0.0.1:1", "Meter.Limit=5"], "go together"),
     "no duration": (["Meter.Limit=5", "--lease", "soon"], "--lease soon"),
+    "seconds": (["Meter.Limit=5", *"--lease 30 --wait 3 --expires 2.5".split()], "127.0.0.1:1"),
     "no broker there": (["Meter.Limit=5", "--lease", "15min"], "broker mqtt://127.0.0.1:1"),
 }
 

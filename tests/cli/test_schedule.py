@@ -174,7 +174,7 @@ def test_all_faults_of_a_table_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(CommandFailed) as failed:
         read_table(path, known, None)
     assert failed.value.message.splitlines() == [
-        f"{path}:1: Rig.Vlave: no such point. Did you mean \"Rig.Valve\"?",
+        f'{path}:1: Rig.Vlave: no such point. Did you mean "Rig.Valve"?',
         f"{path}:1: Rig.Temperature: not an output",
         f"{path}:2: A: 'lots' is no number",
         f"{path}:3: A: 11: outside 0 to 10 kW",

@@ -19,6 +19,7 @@ from gateway.cli.history import Columns
 from gateway.cli.history_open import open_history
 from sync.store.store import Store
 from tests.cli.conftest import Gatepost
+from tests.config.building import mini_files, write_site
 from tests.crash.power_migration import FRAMES, NUMBERS, write_schema_1
 from tests.sync import support
 
@@ -225,7 +226,7 @@ def test_what_is_selected_is_written(gatepost: Gatepost, path: Path, tmp_path: P
     )
     rows = rows_of(said.out)
     assert [int(row["seq"]) for row in rows] == list(range(500, 600, 10))
-    assert gatepost("store", "export", path, "--tag", "No.Point").out.count("\n") == 1
+    assert gatepost("store", "export", path, "--since", "2099-01-01").out.count("\n") == 1
 
 
 def test_parquet_holds_the_same_and_replay_reads_both(
@@ -295,3 +296,37 @@ def test_export_says_what_it_can_t_do(gatepost: Gatepost, path: Path, tmp_path: 
     assert said.status == 2
     said = gatepost("store", "export", path, "--out", "/dev/full/out.csv")
     assert said.status == 2
+
+
+# ---------------------------------------------------------------- what nobody needs, and nobody has
+
+
+def test_status_tells_what_every_link_has_let_go_of(gatepost: Gatepost, path: Path) -> None:
+    with opened(path, "cloud", "customer") as store:
+        for link in ("cloud", "customer"):
+            store.acknowledge(link, support.EPOCH, 20 * NUMBERS_OF_A_FRAME)
+    shown = json.loads(gatepost("store", "status", path, "--json").out)
+    assert {link["name"]: link["frames"] for link in shown["links"]} == {"cloud": 0, "customer": 0}
+    assert shown["let_go_frames"] == shown["frames"] > 0
+    assert "deleted with the next append" in gatepost("store", "status", path).out
+
+
+def test_status_of_a_site_lists_every_link_that_is_configured(
+    gatepost: Gatepost, path: Path, tmp_path: Path
+) -> None:
+    files = mini_files()
+    files["link.json"] = {"Links": {"customer": {}, "later": {}, "off": {"Active": False}}}
+    site = write_site(tmp_path / "site", files)
+    said = gatepost("store", "status", site, "--state", path.parent)
+    assert "later" in said.out and "new: " in said.out and "off" not in said.out
+    shown = json.loads(gatepost("store", "status", site, "--state", path.parent, "--json").out)
+    links = [(link["name"], link["new"], link["frames"]) for link in shown["links"]]
+    assert links == [("cloud", False, 20), ("customer", False, 10), ("later", True, 20)]
+    assert shown["let_go_frames"] == 0
+
+
+def test_export_of_a_tag_that_is_not_there_is_refused(gatepost: Gatepost, path: Path) -> None:
+    out = path.parent / "x.csv"
+    said = gatepost("store", "export", path, "--tag", "Nope.x", "--out", out)
+    assert said.status == 2 and not out.exists()
+    assert "--tag Nope.x: the store knows no such point. There are: " in said.err

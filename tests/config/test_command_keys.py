@@ -141,3 +141,31 @@ def test_a_pattern_for_alarms_covers_something(tmp_path: Path) -> None:
     entries = [{**ENTRY, "Points": ["Alarms.*"]}]
     (folder / "keys.json").write_text(json.dumps({"Keys": entries}), encoding="utf-8")
     assert check_keys(folder, require_site(folder)) == []
+
+
+def test_a_form_error_in_one_entry_hides_nothing_of_the_others() -> None:
+    other = {**ENTRY, "PublicKey": base64.b64encode(bytes(range(1, 33))).decode()}
+    entries: list[Any] = [
+        {**ENTRY, "Point": [], "NotAfter": "soon"},
+        {"Name": "none"},
+        "nothing",
+        {**other, "Name": "a b"},
+        {**ENTRY, "Name": "third", "PublicKey": "&&"},
+        {**ENTRY, "Name": "market"},
+        {**other, "Name": "fifth", "Revoked": "yes", "Types": ["command", 5]},
+    ]
+    known, findings = parse_keys({"Keys": entries})
+    assert known == {}
+    assert {(f.key, f.rule) for f in findings} == {
+        ("Keys[0].Point", "key-unknown"),
+        ("Keys[0].NotAfter", "key-time"),
+        ("Keys[1].PublicKey", "key-missing"),
+        ("Keys[2]", "value-type"),
+        ("Keys[3].Name", "key-name"),
+        ("Keys[4].PublicKey", "key-public"),
+        ("Keys[5].Name", "key-name"),
+        ("Keys[5].PublicKey", "key-public"),
+        ("Keys[6].PublicKey", "key-public"),
+        ("Keys[6].Revoked", "key-time"),
+        ("Keys[6].Types[1]", "value-choice"),
+    }

@@ -367,3 +367,47 @@ def test_no_bytes_end_in_a_traceback(raw: bytes, tmp_path_factory: pytest.TempPa
     folder = tmp_path_factory.mktemp("site")
     (folder / CONFIG).write_bytes(raw)
     assert rules_of(folder)
+
+
+def test_a_form_error_in_link_json_hides_nothing_that_is_wrong_by_itself(tmp_path: Path) -> None:
+    files = mini_files()
+    files["link.json"] = {
+        "Site": "a/b",
+        "Broker": {"URL": "http://x", "KeepAlive": "10", "BacklogHours": ["25:00-26:00"]},
+        "Links": {
+            "Cloud": {"Topic": "{site}/#", "Colour": 1},
+            "customer": {"Topic": "{foo}/+/x", "URL": 5, "Group": "a/b"},
+            "third": 3,
+        },
+        "Bridges": {"b": {"Local": {"URL": "x"}, "Remote": {}, "Topics": [{"To": "x"}]}},
+        "OpcUa": {"Endpoint": "tcp://x", "Active": "yes"},
+    }
+    site, findings = load_site(write_site(tmp_path, files))
+    assert site is None
+    found = {(f.key, f.rule) for f in findings}
+    assert found == {
+        ("Site", "name-invalid"),
+        ("Broker.KeepAlive", "value-type"),
+        ("Broker.URL", "broker-url"),
+        ("Broker.BacklogHours[0]", "link-hours"),
+        ("Links.Cloud", "link-name"),
+        ("Links.Cloud.Colour", "key-unknown"),
+        ("Links.Cloud.Topic", "form-topic"),
+        ("Links.customer.Topic", "form-topic"),
+        ("Links.customer.URL", "value-type"),
+        ("Links.customer.Group", "form-name"),
+        ("Links.third", "value-type"),
+        ("Bridges.b.Topics[0].From", "key-missing"),
+        ("OpcUa.Endpoint", "opcua-endpoint"),
+        ("OpcUa.Active", "value-type"),
+    }
+    (both,) = [f.message for f in findings if f.key == "Links.customer.Topic"]
+    assert "Only {site}" in both and "no wildcards" in both
+
+
+def test_another_file_hides_nothing_of_link_json(tmp_path: Path) -> None:
+    files = mini_files()
+    files["link.json"] = {"Broker": {"URL": "http://x"}}
+    files[METER]["Colour"] = 1
+    _, findings = load_site(write_site(tmp_path, files))
+    assert {f.rule for f in findings} == {"key-unknown", "broker-url"}

@@ -230,8 +230,10 @@ async def test_the_command_line_sends_and_shows_every_receipt(outside: Outside) 
     assert "refused: Rig.Setpoint = 420: outside 0 to 100 degC" in said
     status, said = await _typed("send", site, "Rig.Setpoint", "--release", "--key", str(key))
     assert (status, said.splitlines()[-1][:8]) == (0, "accepted")
-    status, said = await _typed("send", site, *common, "Rig.Setpoint=1", "--as", "nobody")
-    assert status == 1 and "keys.json has no key 'nobody'" in said
+    stranger = key.rename(key.with_name("nobody.key"))
+    unnamed = ("--key", str(stranger), "--lease", "900")
+    status, said = await _typed("send", site, *unnamed, "Rig.Setpoint=1")
+    assert status == 1 and "keys.json has no key 'nobody'" in said and "with --as" in said
     shown = ("status", site, "--state", str(outside.rig.state))
     async with asyncio.timeout(20):  # the link tells twice a second
         while "3 taken, 1 refused; 1 key" not in (await _typed(*shown))[1]:

@@ -125,6 +125,22 @@ async def test_what_the_bus_may_not_write_is_refused_and_recorded_for_good(
         await eventually(lambda: rig.valve)
 
 
+async def test_a_write_below_an_operators_setpoint_is_told_and_answered_with_its_read_back(
+    tmp_path: Path, broker: support.Mosquitto
+) -> None:
+    bus = plant(tmp_path, broker.url, Writes=["Rig.Valve"], Period=60)
+    async with bus as (_, running, heard):
+        assert running.send("Rig.Valve", 1)
+        await eventually(lambda: running.events("receipt", tag="Rig.Valve", step="verified"))
+        before = len(heard.of("Relay/Data/Rig"))
+        await ask(heard, "W", Valve="OFF")
+        await eventually(lambda: len(heard.of("Relay/Data/Rig")) > before)
+        assert heard.of("Relay/Data/Rig")[before]["Rig"]["Valve"]["Value"] == 1
+        assert heard.of("Relay/CommIssue/Rig") == [
+            "Issue with Rig Write Valve: accepted, but another setpoint ranks higher (operator)"
+        ]
+
+
 async def test_the_setpoint_is_a_lease(tmp_path: Path, broker: support.Mosquitto) -> None:
     bus = plant(tmp_path, broker.url, Writes=["Rig.*"], Lease=0.5)
     async with bus as (rig, running, heard):
