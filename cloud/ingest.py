@@ -16,7 +16,7 @@ import contextlib
 import logging
 import signal
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -39,6 +39,7 @@ ASKED_MAX: Final = 10_000  # births that were asked for within a minute
 WANT_INTERVAL_S: Final = 1.0  # a birth is asked for once in this time, not once a frame
 COMMIT_MESSAGES_MAX: Final = 64  # messages of one commit: one flush of the disk for all of them
 BACKLOG_RECORDS_MAX: Final = 16_384  # a commit of a backlog ends with the frame that reaches it
+ORPHANS_MAX: Final = 32  # frames that wait for their table; others come again
 TOLD_MAX: Final = 256  # senders and channels of bad payloads, with a line in the log for each
 RETRY_S_MIN: Final = 0.1
 RETRY_S_MAX: Final = 5.0
@@ -79,6 +80,7 @@ class Ingest:
         self._came = asyncio.Event()
         # gateway -> epoch -> what was committed and not acknowledged yet, and up to where the
         # epoch stood without a hole then
+        self._orphans: deque[tuple[str, wire.Frame]] = deque(maxlen=ORPHANS_MAX)
         self._due: dict[str, dict[int, tuple[int, list[spans.Span]]]] = {}
         self._want: dict[str, set[str]] = {}
         self._asked_ns: dict[tuple[str, str], int] = {}
@@ -178,13 +180,19 @@ class Ingest:
             if self._live.empty() and self._backlog.empty():
                 self._came.clear()
                 await self._came.wait()
-            await self._commit_live()
-            await self._commit_backlog()
+            # A table is sent in front of the frames that need it. So of the backlog only what was
+            # there before all of this live lane goes behind it.
+            waiting, left = self._backlog.qsize(), self._live.qsize()
+            while left:
+                part = min(left, COMMIT_MESSAGES_MAX)
+                await self._commit_live(part)
+                left -= part
+            await self._commit_backlog(min(waiting, COMMIT_MESSAGES_MAX))
 
-    async def _commit_live(self) -> None:
+    async def _commit_live(self, count: int) -> None:
         """Births in their place between the frames."""
         frames: list[tuple[str, wire.Frame]] = []
-        for _ in range(min(self._live.qsize(), COMMIT_MESSAGES_MAX)):
+        for _ in range(count):
             message = self._live.get_nowait()
             found = topics.parse(message.topic)
             if found is not None and found[1] == "birth":
@@ -196,10 +204,10 @@ class Ingest:
                 frames += self._decoded(message)
         await self._commit_frames(frames, live=True)
 
-    async def _commit_backlog(self) -> None:
+    async def _commit_backlog(self, count: int) -> None:
         frames: list[tuple[str, wire.Frame]] = []
         records = 0
-        for _ in range(min(self._backlog.qsize(), COMMIT_MESSAGES_MAX)):
+        for _ in range(count):
             frames += (came := self._decoded(self._backlog.get_nowait()))
             records += sum(_records(frame) for _, frame in came)
             if records >= BACKLOG_RECORDS_MAX:
@@ -234,6 +242,15 @@ class Ingest:
         await self._persist(self._historian.set_online, site, True)
         self._want.get(site, set()).discard(presence.hash)
         self.counts["births"] += 1
+        await self._adopt(site, presence.hash)
+
+    async def _adopt(self, site: str, name: str) -> None:
+        """Some brokers bring a frame before the table that was sent in front of it."""
+        waited = [item for item in self._orphans if (item[0], item[1].batch.birth) == (site, name)]
+        if waited:
+            kept = [item for item in self._orphans if not any(item is one for one in waited)]
+            self._orphans = deque(kept, maxlen=ORPHANS_MAX)
+            await self._commit_frames(waited, live=False)
 
     async def _commit_frames(self, frames: Sequence[tuple[str, wire.Frame]], *, live: bool) -> None:
         """Commits those whose birth is known, and asks for the others."""
@@ -244,6 +261,7 @@ class Ingest:
             batch = frame.batch
             if end is None:
                 self._ask(site, batch.birth)
+                self._orphans.append((site, frame))
                 continue
             self._owe(site, batch.epoch, end, [(batch.first, batch.last)])
             self.counts["frames"] += 1
