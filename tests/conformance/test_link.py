@@ -126,8 +126,11 @@ async def test_a_broker_that_is_restarted_and_a_link_that_begins_anew(site: Site
         await site.append(5)
     site.begin()
     await site.append(1)
+    # A broker gives what it takes to whoever is there: the consumer has to be, before the link is.
+    await support.eventually(lambda: not site.consumer.connected.is_set())
+    site.broker.start()
+    await site.consumer.connected.wait()
     async with support.running(site.link.run()):
-        site.broker.start()
         await site.arrived()
         await site.append(1)
         await site.arrived()
