@@ -30,6 +30,7 @@ VIOLATIONS_MAX: Final = 50  # of one run; one is enough to fail it
 SLACK_S: Final = 3.0  # scans, polls and timeouts between what is and what is shown
 ACT_S: Final = 10.0  # within which an output that can be reached is where it must be
 KEPT_S: Final = 8.0  # a latch that is older stands in the retain file: a slow disk takes 3 s a job
+THAWED_S: Final = 1.5  # a field that stood still until just now has perhaps not scanned yet
 TASKS_MAX: Final = 120
 UNDER_WAY_BYTES_MAX: Final = 2_000_000
 
@@ -162,7 +163,8 @@ class Checks:
             return
         if now_ns - self.disk_refused_ns > KEPT_S * 1e9:
             self.lives[made.epoch].kept = True
-        self._fresh(made, now_ns)
+        if now_ns - self.halted_ns > THAWED_S * 1e9:
+            self._fresh(made, now_ns)
         self._latches(made, now_ns)
         self._kept(now_ns)
         self._outputs(made, now_ns)

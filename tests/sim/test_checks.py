@@ -103,6 +103,26 @@ def test_a_latch_of_a_frozen_field_is_not_asked_for(world: World) -> None:
     assert not world.checks.violations
 
 
+@pytest.mark.parametrize(("wait_s", "told"), [(0, False), (5, True)])
+def test_what_a_frozen_field_shows_is_judged_when_it_goes_on(
+    world: World, wait_s: int, told: bool
+) -> None:
+    """Not in the moment of its thawing (seed 910103), but soon."""
+
+    async def scene() -> None:
+        made = await _begin(world)
+        assert world.field.process is not None
+        world.field.process.frozen = True
+        for _ in range(20):
+            await asyncio.sleep(1)
+            world.checks.look(None, steady=False)
+        await asyncio.sleep(wait_s)  # 0: thawed in this moment; else a field that never scans again
+        world.checks.look(made, steady=True)
+
+    world.loop.run_until_complete(scene())
+    assert any("is shown as good" in text for text in world.checks.violations) == told
+
+
 def test_a_latch_that_stood_long_enough_is_asked_for(world: World) -> None:
     async def scene() -> None:
         made = await _begin(world)
