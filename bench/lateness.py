@@ -47,7 +47,11 @@ def write_site(folder: Path, ports: list[int], period_s: float, broker_port: int
         },
         "link.json": {
             "Broker": {"URL": f"mqtt://127.0.0.1:{broker_port}"},
-            "OpcUa": {"Active": ua > 0, "Endpoint": f"opc.tcp://127.0.0.1:{ua or 4840}/gatepost"},
+            "OpcUa": {
+                "Active": ua > 0,
+                "Endpoint": f"opc.tcp://127.0.0.1:{ua or 4840}/gatepost",
+                "NoSecurity": True,
+            },
         },
         "Personality.json": {"Components": {"AlarmStates": "Alarms.json"}},
         "Alarms.json": {

@@ -17,9 +17,9 @@ PLACES: Final = ("{site}", "{equipment}", "{channel}")  # what a Topic may have 
 
 # Keys that only some formats read.
 _READ_BY: Final[dict[str, tuple[str, ...]]] = {
-    "Points": ("json", "sparkplug"),
+    "Points": ("json", "opcua", "sparkplug"),
     "Topic": ("json",),
-    "Group": ("sparkplug",),
+    "Group": ("opcua", "sparkplug"),
     "Node": ("sparkplug",),
     "PrimaryHost": ("sparkplug",),
 }

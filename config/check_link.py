@@ -9,6 +9,7 @@ from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 from config.broker import broker_of, is_own, without_password
+from config.check_opcua import OPCUA_CHECKS, OPCUA_KEY_CHECKS
 from config.findings import Finding, Severity, printable
 from config.hours import parse_span
 from config.link import (
@@ -23,7 +24,6 @@ from config.link import (
 from config.site import Site
 
 MQTT_SCHEMES: Final = ("mqtt", "mqtts")
-OPCUA_SCHEME: Final = "opc.tcp"
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,31}")
 
 
@@ -172,17 +172,6 @@ def _link_double(site: Site) -> Iterator[Finding]:
             yield _link(f"{place}.URL", "link-double", text)
 
 
-def _opcua_endpoint(site: WithLink) -> Iterator[Finding]:
-    endpoint = site.link.OpcUa.Endpoint
-    parts, _ = _split(endpoint)
-    if parts is None or parts.scheme != OPCUA_SCHEME or not parts.hostname:
-        yield _link(
-            "OpcUa.Endpoint",
-            "opcua-endpoint",
-            f'"{endpoint}" is no OPC UA endpoint. Write opc.tcp://host:port/path.',
-        )
-
-
 def _secret_inside(site: Site) -> Iterator[Finding]:
     for place, entry in _connections(site):
         parts, _ = _split(entry.URL)
@@ -254,7 +243,7 @@ LINK_CHECKS: Final[tuple[tuple[str, Callable[[Site], Iterator[Finding]]], ...]] 
     ("link-none", _link_none),
     ("link-hours", _link_hours),
     ("link-double", _link_double),
-    ("opcua-endpoint", _opcua_endpoint),
+    *OPCUA_CHECKS,
     ("secret-inside", _secret_inside),
     ("password-file-missing", _password_file_missing),
 )
@@ -265,5 +254,5 @@ LINK_KEY_CHECKS: Final[tuple[Callable[[WithLink], Iterator[Finding]], ...]] = (
     _broker_url,
     _link_name,
     _link_hours,
-    _opcua_endpoint,
+    *OPCUA_KEY_CHECKS,
 )

@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal, Protocol
 from pydantic import Field
 
 from config.keys import Keys, Seconds
+from config.opcua import HistoryEntry, OpcUaEntry
 
 NODE: Final = "gatepost"  # the Sparkplug edge node of a link that names none
 CLOUD: Final = "cloud"  # the link that `Broker` describes; no other may have this name
@@ -45,10 +46,10 @@ class LinkEntry(BrokerEntry):
     """A further broker that gets what is measured: a customer's, another cloud."""
 
     Ack: Literal["historian", "broker"] = "broker"
-    Format: Literal["gatepost", "json", "sparkplug"] = "json"
+    Format: Literal["gatepost", "json", "opcua", "sparkplug"] = "json"
     Points: list[str] = ["*"]  # tags or patterns of them; not for the format gatepost
     Topic: str = "{site}/{equipment}/{channel}"  # json
-    Group: str | None = None  # sparkplug; default the site
+    Group: str | None = None  # sparkplug: default the site; opcua: its writers', default gatepost
     Node: str | None = None  # sparkplug; default "gatepost"
     PrimaryHost: str | None = None  # sparkplug: data waits in the store while this host is offline
 
@@ -99,13 +100,6 @@ class CommandsEntry(Keys):
     ScheduleMax: Seconds = 691_200.0  # s, how far ahead a schedule may reach (8 days)
 
 
-class OpcUaEntry(Keys):
-    """The OPC UA server. Without security it is read-only."""
-
-    Active: bool = True
-    Endpoint: str = "opc.tcp://127.0.0.1:4840/gatepost"
-
-
 class LinkFile(Keys):
     """``link.json``: what the link process needs. A site without it has these defaults."""
 
@@ -117,6 +111,7 @@ class LinkFile(Keys):
     Bridges: dict[str, BridgeEntry] = {}
     Commands: CommandsEntry = CommandsEntry()
     OpcUa: OpcUaEntry = OpcUaEntry()
+    History: HistoryEntry = HistoryEntry()
 
     def links(self) -> dict[str, BrokerEntry]:
         """Every active link by its name, that of `Broker` first."""

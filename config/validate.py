@@ -34,8 +34,8 @@ _EXPECTED: Final[Mapping[str, tuple[str, str]]] = {
     "greater_than_equal": ("value-range", "a number of at least {ge}"),
     "less_than": ("value-range", "a number less than {lt}"),
     "less_than_equal": ("value-range", "a number of at most {le}"),
-    "too_short": ("value-range", "a list of at least {min_length}"),
-    "too_long": ("value-range", "a list of at most {max_length}"),
+    "too_short": ("value-range", "{min_length} or more entries"),
+    "too_long": ("value-range", "at most {max_length} entries"),
     "string_too_short": ("value-range", "text of at least {min_length} characters"),
     "finite_number": ("number-range", "a finite number"),
 }
@@ -133,9 +133,9 @@ def _found(value: Any, path: Sequence[str | int]) -> str:
         case int() | float():
             return f"the number {value}"
         case dict():
-            return "an object"
+            return "an object" if value else "an empty object"
         case _:
-            return "a list"
+            return f"a list of {len(value)}" if value else "an empty list"
 
 
 def _missing(name: str, path: tuple[str | int, ...], model: type[BaseModel], value: Any) -> Finding:

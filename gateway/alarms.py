@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from config import status
 from config.points import PointDef
 from config.site import Site
-from gateway.commands import CommandRefused, Commands
+from gateway.commands import Commands
 from gateway.core.clock import Clock
 from gateway.core.records import Command
+from gateway.core.refusals import CommandRefused
 from gateway.core.table import PointTable
 from gateway.journal import Journal
 from gateway.local import whole_number
@@ -64,6 +65,8 @@ class Alarms:
         self._table = AlarmTable(engine.program, self._rules)
         self._tags = [site.points[info.point - 1].tag for info in self._table.infos]
         self._by_tag = {tag: alarm for alarm, tag in enumerate(self._tags)}
+        # When each was announced last; before that, when this life began.
+        self._announced_utc_ns = [clock.utc_ns()] * len(self._tags)
         commands.handle("rule", ACTIONS, self._command)
 
     def _now(self) -> Moment:
@@ -89,6 +92,8 @@ class Alarms:
 
     def _record(self, event: AlarmEvent, now: Moment) -> None:
         info = self._table.infos[event.alarm]
+        if event.announced:
+            self._announced_utc_ns[event.alarm] = now.utc_ns
         body: dict[str, Any] = {
             "name": info.name,
             "what": event.what,
@@ -116,20 +121,25 @@ class Alarms:
         alarm = self._by_tag.get(point.tag)
         if alarm is None:
             raise CommandRefused(
+                "action",
                 f"{point.tag} is no alarm. Trips can't be shelved or acknowledged; the alarm that "
-                "a trip reads can, and the trip acts all the same"
+                "a trip reads can, and the trip acts all the same",
             )
         what, origins = ACTIONS[command.action]
         if command.origin not in origins:
-            raise CommandRefused(f"{command.action} is for {' and '.join(origins)} only")
+            who = " and ".join(origins)
+            raise CommandRefused("not-yours", f"{command.action} is for {who} only")
         if len(self._done) >= COMMANDS_MAX:
-            raise CommandRefused("too many commands wait for the scan")
+            raise CommandRefused("busy", "too many commands wait for the scan")
+        seen_utc_ns = command.seen_utc_ns or self._announced_utc_ns[alarm]
+        if seen_utc_ns != self._announced_utc_ns[alarm]:
+            raise CommandRefused("announced", "the alarm was announced again since it was seen")
         now = self._now()
         note = Note(command.source or command.origin, command.comment, now.utc_ns)
         try:
             event = self._table.act(alarm, what, now, note, command.lease_ns)
         except AlarmRefused as refused:
-            raise CommandRefused(str(refused)) from refused
+            raise CommandRefused(refused.code, str(refused)) from refused
         self._record(event, now)
         self._done.append(command)
 
@@ -204,6 +214,7 @@ class Alarms:
             "quality": event.quality,
             "bad_inputs": self._bad_inputs(alarm) if event.quality == "bad" else [],
             "since_utc_ns": int(table.since_utc_ns[alarm]),
+            "announced_utc_ns": self._announced_utc_ns[alarm],
             "shelved_until_utc_ns": table.shelved_until_utc_ns(alarm, now),
             "shelve_max_s": info.shelve_max_ns / 1e9,
             "by": note.by if note else "",

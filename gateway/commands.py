@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from config import status
 from config.points import PointDef
 from gateway.core.records import Command
+from gateway.core.refusals import CommandRefused
 from gateway.outputs import (
     ORIGINS,
     RATE_WINDOW_NS,
@@ -36,10 +37,6 @@ WRITE: Final = "write"  # the action of a command that names no other
 
 Receipt = Callable[[Mapping[str, Any]], None]
 Handler = Callable[[Command, PointDef], None]
-
-
-class CommandRefused(Exception):
-    """A command was not accepted; the message is the reason that its origin is told."""
 
 
 class Write(NamedTuple):
@@ -100,7 +97,7 @@ class Commands:
             self._first_time(command)
             self._accept(command, now_mono_ns, now_utc_ns)
         except CommandRefused as refusal:
-            self.report(command, "refused", str(refusal))
+            self.report(command, "refused", str(refusal), refusal.code)
             return False
         self._accepted(command)
         return True
@@ -116,7 +113,7 @@ class Commands:
             self._accept(command, now_mono_ns, now_utc_ns)
         except CommandRefused as refusal:
             if not known:
-                self.report(command, "refused", str(refusal))
+                self.report(command, "refused", str(refusal), refusal.code)
             return str(refusal)
         self._accepted(command)
         return ""
@@ -138,44 +135,43 @@ class Commands:
             output.setpoints[origin] = replace(output.setpoints[origin], until_ns=until_ns)
             self._busy[output.position] = True
 
-    def report(self, command: Command, step: str, reason: str) -> None:
-        """A receipt for one step of a command."""
-        self._receipt(
-            {
-                "command": command.id,
-                "tag": command.tag,
-                "value": command.value,
-                "origin": command.origin,
-                "source": command.source,
-                "step": step,
-                "reason": reason,
-            }
-        )
+    def report(self, command: Command, step: str, reason: str, code: str = "") -> None:
+        """A receipt for one step of a command; `code`, one of REFUSALS, where it is none."""
+        body = {
+            "command": command.id,
+            "tag": command.tag,
+            "value": command.value,
+            "origin": command.origin,
+            "source": command.source,
+            "step": step,
+            "reason": reason,
+        }
+        self._receipt({**body, "code": code} if code else body)
 
     def _first_time(self, command: Command) -> None:
         if not command.id or command.id in self._seen:
-            raise CommandRefused("a command with this id was handled before")
+            raise CommandRefused("repeated", "a command with this id was handled before")
         self._seen[command.id] = None
         if len(self._seen) > IDS_SEEN_MAX:
             self._seen.popitem(last=False)
 
     def _accept(self, command: Command, now_mono_ns: int, now_utc_ns: int) -> None:
         if command.expires_ns and now_utc_ns > command.expires_ns:
-            raise CommandRefused("expired")
+            raise CommandRefused("expired", "expired")
         if command.origin not in ORIGINS:
-            raise CommandRefused(f"unknown origin {command.origin!r}")
+            raise CommandRefused("not-yours", f"unknown origin {command.origin!r}")
         point = self.points.get(command.tag)
         if point is None:
-            raise CommandRefused("no such point")
+            raise CommandRefused("no-point", "no such point")
         if command.action != WRITE or (point.writable and point.source == "rule"):
             self._accept_action(point, command)
             return
         if not point.writable:
-            raise CommandRefused("the point is read only (ReadWrite)")
+            raise CommandRefused("read-only", "the point is read only (ReadWrite)")
         output = self.outputs.get(point.index)
         if command.release:
             if output is None or command.origin not in output.setpoints:
-                raise CommandRefused("no setpoint of this origin to release")
+                raise CommandRefused("nothing", "no setpoint of this origin to release")
             self._end(output, command.origin, f"given back by {command.id}")
             return
         check_value(point, command.value)
@@ -187,24 +183,25 @@ class Commands:
     def _accept_action(self, point: PointDef, command: Command) -> None:
         handler = self._handlers.get((point.source, command.action))
         if handler is None:
-            raise CommandRefused(f"{point.tag} knows no action {command.action!r}")
+            raise CommandRefused("action", f"{point.tag} knows no action {command.action!r}")
         if command.release:
-            raise CommandRefused("there is no setpoint to release")
+            raise CommandRefused("nothing", "there is no setpoint to release")
         if command.action == WRITE:
             check_value(point, command.value)
         handler(command, point)
 
     def _accept_gateway(self, point: PointDef, command: Command) -> None:
         if command.origin != "operator":
-            raise CommandRefused("only a local operator may write this point")
+            raise CommandRefused("not-yours", "only a local operator may write this point")
         if point.tag in self._inert:
-            raise CommandRefused("no rule of this site reads this point, so nothing would happen")
+            why = "no rule of this site reads this point, so nothing would happen"
+            raise CommandRefused("no-effect", why)
         stop = point.channel == E_STOP and bool(command.value)
         if stop:
             self._overtake(point, command)
         first = stop and all(other is not point for _, other in self.gateway_writes)
         if len(self.gateway_writes) >= GATEWAY_WRITES_MAX and not first:
-            raise CommandRefused("too many writes wait for the scan")
+            raise CommandRefused("busy", "too many writes wait for the scan")
         self.gateway_writes.append((command, point))
         if stop:
             self.stop_asked()
@@ -215,23 +212,24 @@ class Commands:
         self.gateway_writes[:] = [(c, p) for c, p in waiting if p is not stop_point or c.value]
         for command, point in waiting:
             if point is stop_point and not command.value:
-                self.report(command, "failed", f"an emergency stop came behind it, {stop.id}")
+                why = f"an emergency stop came behind it, {stop.id}"
+                self.report(command, "failed", why, "overtaken")
 
     def _accept_output(self, output: Output, command: Command, now_ns: int) -> None:
         point, demand = output.point, output.demand
         if demand is not None:
-            raise CommandRefused(f"held by {demand.kind} {demand.cause}")
+            raise CommandRefused("held", f"held by {demand.kind} {demand.cause}")
         if point.index in self._reserved:
-            raise CommandRefused(self._reserved[point.index])
+            raise CommandRefused("reserved", self._reserved[point.index])
         missing = self.permitted(point.index)
         if missing and command.value != point.safe_value:  # the way there is always free
-            raise CommandRefused(missing)
+            raise CommandRefused("permissive", missing)
         if command.origin == "remote" and command.lease_ns <= 0:
-            raise CommandRefused("a remote setpoint needs a lease")
+            raise CommandRefused("lease", "a remote setpoint needs a lease")
         # A schedule is executed here: no link can break between it and the output.
         longest_ns = point.lease_ns if command.origin != "schedule" else 0
         if command.lease_ns < 0 or 0 < longest_ns < command.lease_ns:
-            raise CommandRefused(f"lease outside 0 to {point.lease_ns / 1e9:g} s")
+            raise CommandRefused("lease", f"lease outside 0 to {point.lease_ns / 1e9:g} s")
         _check_rate(output, command.value, now_ns)
         output.changed_ns = now_ns
         if command.origin == "operator":
@@ -242,10 +240,10 @@ class Commands:
         output.setpoints[command.origin] = Setpoint(command.value, command, now_ns, until_ns)
         self._busy[output.position] = True
 
-    def _end(self, output: Output, origin: str, reason: str) -> None:
+    def _end(self, output: Output, origin: str, reason: str, code: str = "") -> None:
         setpoint = output.setpoints.pop(origin)
         self._busy[output.position] = True
-        self._step(output, "released", setpoint=setpoint, reason=reason)
+        self._step(output, "released", setpoint=setpoint, reason=reason, code=code)
         self.ended(output.point.index, origin)
 
     # ------------------------------------------------------------ arbitration
@@ -311,7 +309,7 @@ class Commands:
             if demand is not None and demand.kind == "trip":
                 if origin == "operator":
                     self._ended[output.point.index] = setpoint.value
-                self._end(output, origin, demand.cause)
+                self._end(output, origin, demand.cause, "held")
             elif setpoint.until_ns and now_ns >= setpoint.until_ns:
                 self._end(output, origin, "lease ended")
 
@@ -362,7 +360,7 @@ class Commands:
         output.in_flight = False
         if "driven" in output.told:
             output.told.clear()  # it worked before: its failing is news, and so is its recovery
-        self._once("write failed", output, "failed", reason=reason)
+        self._once("write failed", output, "failed", reason=reason, code="device")
 
     def device_lost(self, indexes: Sequence[int]) -> None:
         """What these outputs hold is unknown from now on; they are driven again."""
@@ -419,7 +417,8 @@ class Commands:
             return
         output.doubted = True
         shown = f"read-back {value:g}" if fresh else "no read-back in time"
-        self._once("not verified", output, "failed", reason=f"{shown}, driven {output.driven:g}")
+        reason = f"{shown}, driven {output.driven:g}"
+        self._once("not verified", output, "failed", reason=reason, code="read-back")
 
     def _agrees(self, output: Output, now_ns: int) -> None:
         output.doubted, output.unproven_ns = False, now_ns
@@ -439,6 +438,7 @@ class Commands:
         *,
         setpoint: Setpoint | None = None,
         reason: str = "",
+        code: str = "",
         now_ns: int = 0,
     ) -> None:
         """A receipt for one step of an output; the reaction time where a cause made it."""
@@ -447,6 +447,8 @@ class Commands:
             body |= {"value": setpoint.value, "command": setpoint.command.id}
         else:
             body |= {"value": output.desired, **output.reason}
+        if code:
+            body["code"] = code
         if now_ns and output.since_ns:
             body["reaction_ms"] = round((now_ns - output.since_ns) / 1e6, 3)
         self._receipt(body)
@@ -460,15 +462,14 @@ def _shown(point: PointDef, value: float) -> str:
 def check_value(point: PointDef, value: float) -> None:
     """Raise CommandRefused where a point can't take a value."""
     if not math.isfinite(value):
-        raise CommandRefused("not a finite number")
+        raise CommandRefused("range", "not a finite number")
     if point.kind == "discrete":
         highest = len(point.states) - 1 if point.states else None
         if value != int(value) or value < 0 or (highest is not None and value > highest):
-            raise CommandRefused("not one of the point's discrete values")
+            raise CommandRefused("range", "not one of the point's discrete values")
     if value < point.value_min or value > point.value_max:  # False where none is declared (NaN)
-        raise CommandRefused(
-            f"outside {point.value_min:g} to {point.value_max:g} {point.units}".rstrip()
-        )
+        span = f"outside {point.value_min:g} to {point.value_max:g} {point.units}".rstrip()
+        raise CommandRefused("range", span)
 
 
 def _check_rate(output: Output, value: float, now_ns: int) -> None:
@@ -486,6 +487,7 @@ def _check_rate(output: Output, value: float, now_ns: int) -> None:
     step = point.rate_max_per_s * seconds
     if abs(value - now) > step:
         raise CommandRefused(
+            "rate",
             f"faster than RateMax {point.rate_max_per_s:g} {point.units}/s: from {now:g}, "
-            f"{now - step:g} to {now + step:g} is allowed now"
+            f"{now - step:g} to {now + step:g} is allowed now",
         )

@@ -28,9 +28,11 @@ from gateway.core.clock import Clock, SystemClock
 from gateway.core.paths import StatePaths
 from gateway.core.records import RECORD, Batch, Birth, Gap, unpack_batch
 from gateway.frames import FrameBuilder
+from gateway.history import History, places
 from gateway.links import Links
 from gateway.local import LocalClient, LocalError
-from gateway.mirror import Mirror
+from gateway.mirror import FieldDesk, Mirror
+from gateway.opcua.model import SiteModel, model_of
 from gateway.outside import Outside
 from gateway.remote import Remote
 from gateway.renewal import Renewal
@@ -48,6 +50,7 @@ DIALS_MAX: Final = 32  # links, site bus and both ends of bridges; threads begin
 HEALTH_PERIOD_S: Final = 0.5
 STORE_RETRY_S: Final = 1.0
 FIELD_SILENT_S: Final = 4.0  # the field speaks every second; silent for this long, it hangs
+FAULT_PAUSE_S: Final = 30.0  # of OPC UA behind a fault of ours
 DRAIN_S: Final = 5.0  # how long an orderly stop waits for the historian's acknowledgement
 
 
@@ -62,9 +65,13 @@ class Link:
         clock: Clock,
         *,
         on_bus: Sequence[str] = (),
+        model: SiteModel | None = None,
         connect: Callable[..., MqttSession] = MqttSession,
     ) -> None:
-        """`on_bus` is the equipment that the site bus serves; `connect` makes sessions."""
+        """`on_bus` is the equipment that the site bus serves; `connect` makes sessions.
+
+        `model` is what OPC UA shows, taken while `site` had its instruments; else it has them yet.
+        """
         self.clock = clock
         self._paths = paths
         self.store = store
@@ -83,16 +90,26 @@ class Link:
         self.remote.say = self.links.say
         self._outside = Outside(site, on_bus, clock, self.remote.pass_on, self.remote.journal)
         self._renewal = Renewal(paths.tls, clock)
-        self._mirror = Mirror(site)
         self._frames = FrameBuilder(
             int(site.link.Store.FrameInterval * 1e9), site.link.Store.FrameRecordsMax
         )
         self._client: LocalClient | None = None
         self._store_health = StoreHealth(store, paths.store, clock)
+        self.history = History(site.link, paths.archive, store)
+        self._mirror = Mirror(
+            site, model or model_of(site), paths, clock, self._desk(), self.history.opened
+        )
         self._store_error = ""
         self._refused_until_ns = 0
         self._ended: set[int] = set()  # earlier epochs of this field, declared over
         self._last_problem = ""
+
+    def _desk(self) -> FieldDesk:
+        """How OPC UA clients' commands and questions reach the field process."""
+        remote = self.remote
+        return FieldDesk(
+            self._paths.field_socket, lambda: remote.ready, remote.pass_on, remote.journal
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop`, then store what arrived and give the forwarder time to drain."""
@@ -100,10 +117,11 @@ class Link:
             asyncio.create_task(self._follow_field(), name="local stream"),
             asyncio.create_task(self.links.run(), name="links"),
             asyncio.create_task(self._tell_health(), name="health"),
-            asyncio.create_task(self._mirror.run(), name="OPC UA"),
+            asyncio.create_task(self._show(), name="OPC UA"),
             asyncio.create_task(self.remote.run(), name="inbox"),
             asyncio.create_task(self._renewal.run(), name="certificate"),
             asyncio.create_task(self._outside.run(), name="site bus and bridges"),
+            asyncio.create_task(self.history.run(), name="history"),
         ]
         stopped = asyncio.create_task(stop.wait())
         try:
@@ -116,6 +134,16 @@ class Link:
                 task.cancel()
             await asyncio.gather(*tasks, stopped, return_exceptions=True)
             await self._mirror.stop()
+            await self.history.close()
+
+    async def _show(self) -> None:
+        """Serve OPC UA. A fault in there costs OPC UA, never the store."""
+        while True:
+            try:
+                await self._mirror.run()
+            except Exception as error:
+                self._mirror.failed(error)
+                await asyncio.sleep(FAULT_PAUSE_S)
 
     async def _drain(self) -> None:
         """What is stored is safe; waiting only spares the cloud a pause."""
@@ -196,7 +224,7 @@ class Link:
                 batch = unpack_batch(message["batch"])
             except (KeyError, TypeError, ValueError) as error:
                 raise LocalError(f"not a batch: {error}") from error
-            self._mirror.update(batch.records)
+            self._mirror.heard(batch)
             self.remote.heard(batch)
             self._outside.heard(batch)
             if not self._refused_until_ns:
@@ -271,6 +299,7 @@ class Link:
             log.info("the store takes frames again")
             self._store_error = ""
         self._latest.appended(batch)
+        self.history.appended(batch)
         self.links.notify_appended()
         return batch
 
@@ -305,12 +334,14 @@ class Link:
                 "type": "health",
                 **links,
                 "store_ok": not self._store_error,
+                "store_error": self._store_error,
                 "store": store,
                 "reason": self._store_error or self._mirror.error or links["last_error"],
                 "inbox": self.remote.status(),
                 **self._outside.status(),
                 **self._mirror.status(),
                 **self._renewal.status(),
+                **self.history.status(),
             }
             with contextlib.suppress(LocalError):  # _follow_field meets it too and says so
                 await self._client.send(health)
@@ -324,7 +355,7 @@ async def _open_store(site: Site, path: Path, stop: asyncio.Event) -> AsyncStore
             return await AsyncStore.open(
                 path,
                 quota_bytes=site.link.Store.QuotaBytes,
-                links=tuple(site.link.links()),
+                links=places(site.link),
                 age_max_ns=round((site.link.Store.AgeMax or 0) * 1e9),
             )
         except StoreError as error:
@@ -345,6 +376,7 @@ async def run(folder: Path, state: Path, stop: asyncio.Event) -> None:
     dials = ThreadPoolExecutor(DIALS_MAX, thread_name_prefix="dial")
     asyncio.get_running_loop().set_default_executor(dials)
     on_bus = served(site)
+    model = model_of(site)
     # Devices and points come with the field's birth; thousands of them are not held twice.
     site = dataclasses.replace(site, instruments={}, points=())
     paths = process.open_state(state)
@@ -353,7 +385,7 @@ async def run(folder: Path, state: Path, stop: asyncio.Event) -> None:
     if store is None:
         return
     try:
-        await Link(site, paths, store, SystemClock(), on_bus=on_bus).run(stop)
+        await Link(site, paths, store, SystemClock(), on_bus=on_bus, model=model).run(stop)
     finally:
         await store.close()
 

@@ -52,7 +52,11 @@ class LinkPoints:
             BROKER_CHANNEL: float(connected and bool(health.get("connected"))),
             "Store_Ok": float(connected and bool(health.get("store_ok"))),
         }
-        reasons = dict.fromkeys(now, str(health.get("reason", "")))
+        reasons = {
+            "Link_Connected": "",
+            BROKER_CHANNEL: str(health.get("last_error", "")),
+            "Store_Ok": str(health.get("store_error", "")),
+        }
         self._number(STORE_BACKLOG_CHANNEL, health.get("backlog"))
         store = health.get("store") or {}
         for channel, figure in STORE_FIGURES.items():

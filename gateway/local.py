@@ -127,6 +127,7 @@ def command_of(message: Mapping[str, Any]) -> Command:
             source=str(command.source),
             action=command.action,
             comment=command.comment,
+            seen_utc_ns=int(command.seen_utc_ns),
         )
     except (TypeError, ValueError, OverflowError) as error:
         raise LocalError(f"not a command: {error}") from error

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config.points import PointDef
-from gateway.commands import WRITE, CommandRefused, Commands
+from gateway.commands import WRITE, Commands
 from gateway.core.records import Command
+from gateway.core.refusals import CommandRefused
 from safety.engine import BypassRefused, Engine
 from safety.layout import ASKER_NAMES, BY_START, BY_TIMEOUT
 
@@ -77,46 +78,48 @@ class Requests:
     def _ask_state(self, command: Command, point: PointDef) -> None:
         machine = self._machines.get(point.index)
         if machine is None:
-            raise CommandRefused("the point is read only")
+            raise CommandRefused("read-only", "the point is read only")
         position = int(command.value) - 1
         if position < 0:
-            raise CommandRefused("no state has the number 0: they count from 1")
+            raise CommandRefused("range", "no state has the number 0: they count from 1")
         refusal = self._engine.refusal(machine, position, command.origin)
         if refusal:
-            raise CommandRefused(refusal)
+            raise CommandRefused("state", refusal)
         self._room(self._states_asked)
         if not self._engine.request(machine, position, command.origin):
-            raise CommandRefused("somebody of a higher rank asked for a state at the same time")
+            raise CommandRefused(
+                "rank", "somebody of a higher rank asked for a state at the same time"
+            )
         self._states_asked.append(_StateRequest(command, machine, position))
 
     def _ask_bypass(self, command: Command, point: PointDef) -> None:
         rule = self._controls.get(point.index)
         if rule is None:
-            raise CommandRefused("only trips and interlocks can be bypassed")
+            raise CommandRefused("action", "only trips and interlocks can be bypassed")
         info = self._engine.program.info[rule]
         if command.origin != "operator":
-            raise CommandRefused("only a local operator may bypass a cause")
+            raise CommandRefused("not-yours", "only a local operator may bypass a cause")
         self._room(self._bypasses_asked)
         if command.action == "end-bypass":
             if not self._engine.bypass_left_ns(rule):
-                raise CommandRefused(f"{info.name} is not bypassed")
+                raise CommandRefused("nothing", f"{info.name} is not bypassed")
             self._engine.end_bypass(rule)
         else:
             if info.name.endswith("E_Stop"):
-                raise CommandRefused("an emergency stop can't be bypassed")
+                raise CommandRefused("not-bypassable", "an emergency stop can't be bypassed")
             short = len(command.comment.strip()) < COMMENT_CHARS_MIN
             if short and info.bypass_ns_max > 0:  # else the engine says that it can't be at all
                 what = f"a comment that says why, at least {COMMENT_CHARS_MIN} characters"
-                raise CommandRefused(f"a bypass needs {what} (--comment)")
+                raise CommandRefused("comment", f"a bypass needs {what} (--comment)")
             try:
                 self._engine.bypass(rule, command.lease_ns)
             except BypassRefused as error:
-                raise CommandRefused(str(error)) from error
+                raise CommandRefused(error.code, str(error)) from error
         self._bypasses_asked.append(_Bypass(command, rule))
 
     def _room(self, asked: list[Any]) -> None:
         if len(asked) >= PENDING_MAX:
-            raise CommandRefused("too many requests wait for the scan")
+            raise CommandRefused("busy", "too many requests wait for the scan")
 
     # ------------------------------------------------------------ behind a scan
 
@@ -171,22 +174,23 @@ class Requests:
         moved = bool(engine.machine_now["changed"][machine])
         refusal = engine.refusal(machine, request.position, request.command.origin)
         why = f"{info.name} went to {here}" if moved else refusal or "another request went first"
-        self._commands.report(request.command, "failed", why)
+        code = "state" if moved or refusal else "overtaken"
+        self._commands.report(request.command, "failed", why, code)
 
     def _tell_bypass(self, asked: _Bypass) -> None:
         command, rule = asked.command, asked.rule
         body: dict[str, Any] = {"name": self._engine.program.info[rule].name}
-        step, reason = "verified", ""
+        step, reason, code = "verified", "", ""
         if command.action == "bypass":
             self._bypasses[rule] = asked
             body |= {"what": "begin", "duration_s": command.lease_ns / 1e9}
             if not self._engine.bypassed[rule]:
-                step, reason = "failed", "it was over before the scan"
+                step, reason, code = "failed", "it was over before the scan", "overtaken"
         else:
             self._bypasses.pop(rule, None)
             body["what"] = "end"
         self._event("bypass", body | {"comment": command.comment, "source": command.source})
-        self._commands.report(command, step, reason)
+        self._commands.report(command, step, reason, code)
 
     def _tell_cause(self, rule: int) -> None:
         """A cause that comes and goes while it is bypassed."""

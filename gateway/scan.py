@@ -188,8 +188,9 @@ class Scan:
             [f"trips ended these setpoints, command them again: {_some(ended)}"] if ended else []
         )
         reason = "; ".join(parts) or "nothing was latched"
+        step, code = ("failed", "still-active") if stays else ("verified", "")
         for command in commands:
-            self._commands.report(command, "failed" if stays else "verified", reason)
+            self._commands.report(command, step, reason, code)
 
     def _still_active(self) -> dict[str, str]:
         """What was told as waiting for first values, and is active with them."""

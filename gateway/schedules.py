@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config.points import PointDef
-from gateway.commands import CommandRefused, Commands, check_value
+from gateway.commands import Commands, check_value
 from gateway.core.clock import UTC_PLAUSIBLE_NS, Clock
 from gateway.core.records import Command
+from gateway.core.refusals import CommandRefused
 from gateway.core.schedule import (
     SLOTS_MAX,
     TIME_NS_MAX,

@@ -10,7 +10,14 @@ NEVER_NS: Final = 2**62
 
 
 class AlarmRefused(Exception):
-    """An operator's action does not fit the alarm's state; the message is the reason."""
+    """An operator's action does not fit the alarm's state; the message is the reason.
+
+    code  one of gateway.core.refusals.REFUSALS
+    """
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
 
 
 class Moment(NamedTuple):

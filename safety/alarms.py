@@ -293,9 +293,9 @@ class AlarmTable:
         duration_ns  of a shelving
         """
         if self._row(alarm, what) is None:
-            raise AlarmRefused(self._reason(alarm, what))
+            raise AlarmRefused(self._code(alarm, what), self._reason(alarm, what))
         if what in (s.SHELVES, s.REMOVES) and not note.comment.strip():
-            raise AlarmRefused("a comment is needed: why is the alarm set aside?")
+            raise AlarmRefused("comment", "a comment is needed: why is the alarm set aside?")
         if what == s.SHELVES:
             self._check_shelving(alarm, duration_ns)
             self._shelves[alarm] = now.mono_ns + duration_ns
@@ -306,6 +306,13 @@ class AlarmTable:
         until_utc_ns = now.utc_ns + duration_ns if what == s.SHELVES else 0
         return events[0]._replace(until_utc_ns=until_utc_ns)
 
+    def _code(self, alarm: int, what: str) -> str:
+        """Why the state table has no row for what an operator does."""
+        state = int(self.state[alarm])
+        if what == s.ACKNOWLEDGES and state < s.SHELVED:
+            return "acknowledged"
+        return "not-shelved" if what == s.UNSHELVES else "alarm-state"
+
     def _reason(self, alarm: int, what: str) -> str:
         note, state = self._notes.get(alarm), s.STATES[self.state[alarm]]
         who = f", by {note.by}" if note and note.by else ""
@@ -314,13 +321,14 @@ class AlarmTable:
     def _check_shelving(self, alarm: int, duration_ns: int) -> None:
         longest_ns = self.infos[alarm].shelve_max_ns
         if longest_ns == 0:
-            raise AlarmRefused("the alarm can't be shelved (ShelveMax 0)")
+            raise AlarmRefused("not-shelvable", "the alarm can't be shelved (ShelveMax 0)")
         if duration_ns <= 0:
-            raise AlarmRefused("a shelving needs a duration")
+            raise AlarmRefused("shelve-time", "a shelving needs a duration")
         if duration_ns > longest_ns:
             raise AlarmRefused(
+                "shelve-time",
                 f"{duration_ns / 1e9:g} s are longer than ShelveMax, which is "
-                f"{longest_ns / 1e9:g} s"
+                f"{longest_ns / 1e9:g} s",
             )
 
     def _set_expiry(self) -> None:

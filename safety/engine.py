@@ -21,7 +21,14 @@ _LINE: Final = 64  # bytes; every array begins at one of the processor's cache l
 
 
 class BypassRefused(Exception):
-    """A cause was not bypassed; the message says why."""
+    """A cause was not bypassed; the message says why.
+
+    code  one of gateway.core.refusals.REFUSALS
+    """
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
 
 
 class Engine:
@@ -232,12 +239,16 @@ class Engine:
         """
         info = self.program.info[rule]
         if info.kind not in ("interlock", "trip"):
-            raise BypassRefused(f"{info.name} is neither a trip nor an interlock")
+            raise BypassRefused("action", f"{info.name} is neither a trip nor an interlock")
         if info.bypass_ns_max <= 0:
-            raise BypassRefused(f"{info.name} can't be bypassed: it has no BypassMax")
+            raise BypassRefused(
+                "not-bypassable", f"{info.name} can't be bypassed: it has no BypassMax"
+            )
         if not 0 < duration_ns <= info.bypass_ns_max:
             longest_s = info.bypass_ns_max / 1e9
-            raise BypassRefused(f"{info.name} can be bypassed for at most {longest_s:g} s")
+            raise BypassRefused(
+                "duration", f"{info.name} can be bypassed for at most {longest_s:g} s"
+            )
         self.state["bypass_ns"][rule] = max(self.time_ns, 1) + duration_ns
 
     def end_bypass(self, rule: int) -> None:

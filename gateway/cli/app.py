@@ -13,6 +13,7 @@ import typer
 from config.findings import SiteError
 from gateway.cli import (
     alarms,
+    certs,
     check,
     demo,
     discover,
@@ -35,6 +36,7 @@ from gateway.cli import (
     store,
     templates,
     trace,
+    users,
 )
 from gateway.cli.output import EXIT_IMPOSSIBLE, CommandFailed, printable
 
@@ -75,6 +77,8 @@ app.add_typer(schedule.app, name="schedule")
 app.command()(send.send)
 app.add_typer(keys.app, name="keys")
 app.add_typer(enrol.app, name="enrol")
+app.add_typer(certs.app, name="certs")
+app.add_typer(users.app, name="users")
 app.command()(estop.estop)
 app.command()(protect.reset)
 app.command()(protect.states)

@@ -31,14 +31,13 @@ from gateway.core.paths import StatePaths
 from gateway.local import LocalError
 from gateway.supervisor import Supervisor, SupervisorError
 from sync.errors import StoreError
-from sync.store.store import Store
+from sync.store.reader import StoreReader
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last: terminal closed
 SAMPLE_S: Final = 0.25
 UP_S: Final = 60.0  # a first start compiles the safety kernel
 TRIP_S: Final = 30.0
 DRAIN_S: Final = 30.0
-STORE_QUOTA_BYTES: Final = 1_000_000_000  # only read here
 OUTAGE_BEGIN: Final = 0.35  # of --for
 OUTAGE_BEGIN_S: Final = 10.0  # without --for
 TRIP_BEGIN: Final = 0.2
@@ -412,8 +411,5 @@ class Demo:
 
     def _stored_by_link(self) -> int:
         """The newest number that the link's store took. Raises StoreError."""
-        store = Store(self._paths.store, quota_bytes=STORE_QUOTA_BYTES)
-        try:
-            return (store.cursor() or (0, 0))[1]
-        finally:
-            store.close()
+        with StoreReader(self._paths.store) as store:
+            return next(reversed(store.ends().values()), 0)

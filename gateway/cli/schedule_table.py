@@ -12,7 +12,8 @@ from config.points import PointDef
 from gateway.cli.operate import parse_value
 from gateway.cli.output import CommandFailed
 from gateway.cli.times import time_ns
-from gateway.commands import CommandRefused, check_value
+from gateway.commands import check_value
+from gateway.core.refusals import CommandRefused
 from gateway.core.schedule import SLOTS_MAX
 
 TIME: Final = "time"

@@ -198,6 +198,8 @@ def _status(reader: StoreReader, link: LinkFile | None) -> dict[str, Any]:
 
 
 def _print_status(shown: dict[str, Any]) -> None:
+    from sync.store.links import HISTORY
+
     rows = table("", "")
     held = "in use by a running gateway" if shown["in_use"] else "not in use"
     rows.add_row("store", f"{shown['store']}, schema {shown['schema']}, {held}")
@@ -223,9 +225,8 @@ def _print_status(shown: dict[str, Any]) -> None:
         for link in shown["links"]:
             counts = (str(link["frames"]), number(link["records"]), _bytes(link["bytes"]))
             begins = "new: takes what is there at the next start of the gateway"
-            links.add_row(
-                link["name"], *counts, begins if link["new"] else link["oldest"] or "nothing"
-            )
+            name = "(history)" if link["name"] == HISTORY else link["name"]
+            links.add_row(name, *counts, begins if link["new"] else link["oldest"] or "nothing")
         console().print()
         console().print(links)
 

@@ -127,6 +127,8 @@ def _scan(status: Mapping[str, Any]) -> RenderableType:
     if not link.get("store_ok", True):
         shown.add_row("store", Text(str(link.get("reason", "")), style=BAD))
     shown.add_row("OPC UA", _opcua(link))
+    if link.get("history"):
+        shown.add_row("history", _history(link["history"]))
     inbox = link.get("inbox") or {}
     if inbox.get("fault"):
         shown.add_row("commands", Text(printable(str(inbox["fault"]), ""), style=BAD))
@@ -140,6 +142,18 @@ def _scan(status: Mapping[str, Any]) -> RenderableType:
     elif link.get("certificate_ends_ns"):
         shown.add_row("certificate", f"until {iso_utc(link['certificate_ends_ns'])[:10]}")
     return shown
+
+
+def _history(history: Mapping[str, Any]) -> Text:
+    """Since when values are kept, and what is wrong with it."""
+    if history.get("problem"):
+        return Text(printable(str(history["problem"]), ""), style=BAD)
+    first_ns = history.get("first_ns")
+    text = Text(f"since {iso_utc(first_ns)[:19]}Z" if first_ns else "empty")
+    if history.get("damaged"):
+        why = f"; its file was damaged and lies in {history['damaged']}"
+        text.append(printable(why, ""), style="bold yellow")
+    return text
 
 
 def broker_text(link: Mapping[str, Any]) -> Text:
@@ -161,7 +175,8 @@ def _acknowledged(status: Mapping[str, Any]) -> int:
 def _opcua(link: Mapping[str, Any]) -> Text:
     """The address in use; else why there is none: the link has one reason for all its parts."""
     if link.get("opcua"):
-        return Text(str(link["opcua"]))
+        clients = link.get("opcua_clients")
+        return Text(str(link["opcua"]) + (f", {counted(clients, 'client')}" if clients else ""))
     reason = str(link.get("reason", ""))
     elsewhere = not link.get("store_ok", True) or reason == link.get("last_error", "")
     if elsewhere or not reason:

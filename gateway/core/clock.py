@@ -7,8 +7,10 @@ another one and replay a run (DESIGN sections 1 and 10).
 from __future__ import annotations
 
 import random
+import secrets
 import time
 import uuid
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -30,6 +32,11 @@ def stamp(utc_ns: int) -> int:
     device's own time keeps all its digits.
     """
     return utc_ns // STAMP_NS * STAMP_NS
+
+
+def utc_datetime(utc_ns: int) -> datetime:
+    """An instant as libraries for certificates take it; whole seconds, rounded down."""
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=utc_ns // 1_000_000_000)
 
 
 class Clock(Protocol):
@@ -96,6 +103,16 @@ class ManualClock:
     def new_id(self) -> str:
         """An identity drawn from the seed."""
         return f"{self._random.getrandbits(128):032x}"
+
+
+def thread_ns() -> int:
+    """Processor time of the calling thread so far; stands still while others have the processor."""
+    return time.thread_time_ns()
+
+
+def secret(size: int) -> bytes:
+    """Bytes that nobody can guess; for tokens and nonces. No replay repeats them."""
+    return secrets.token_bytes(size)
 
 
 def seeded(seed: int) -> Generator:

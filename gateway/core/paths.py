@@ -25,6 +25,8 @@ class StatePaths:
     inbox          SQLite file of the ids of messages from outside that the link has handled
     schedules      folder of the schedules that the field process executes
     tls            folder of the gateway's certificate and key, where it was enrolled
+    opcua          folder of the OPC UA server's certificates and users
+    archive        SQLite file of the history that OPC UA clients can read
     lock           held by the supervisor that runs this site
     logs           folder of log files
     """
@@ -38,6 +40,8 @@ class StatePaths:
         self.inbox = self.folder / "inbox.sqlite"
         self.schedules = self.folder / "schedules"
         self.tls = self.folder / "tls"
+        self.opcua = self.folder / "opcua"
+        self.archive = self.folder / "history.sqlite"
         self.lock = self.folder / "lock"
         self.logs = self.folder / "logs"
 

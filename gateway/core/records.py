@@ -122,6 +122,8 @@ class Command:
                 ``acknowledge``, ``shelve``, ``unshelve``, ``out-of-service``, ``in-service``,
                 ``bypass``, ``end-bypass``; `lease_ns` is then how long a shelving or bypass lasts
     comment     why, for the audit
+    seen_utc_ns  of an acknowledgement: when the alarm was announced as its operator has seen it;
+                what was announced since is not acknowledged. 0 = however it stands
     """
 
     id: str
@@ -134,6 +136,7 @@ class Command:
     source: str = ""
     action: str = "write"
     comment: str = ""
+    seen_utc_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The OPC UA server of the link process: all points of a site, to read and to monitor.
+"""The OPC UA server of the link process: all points of a site, for control rooms.
 
 Reads are answered from a copy of the point table, and a change costs nothing until a client
 monitors its point. The library behind it is loaded when the server starts, not before: a site
@@ -11,17 +11,23 @@ import asyncio
 import dataclasses
 import socket
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
+from config.opcua import OpcUaEntry
 from config.points import PointDef
-from gateway.core.clock import Clock, SystemClock
+from gateway.core.clock import Clock
+from gateway.core.records import Batch
+from gateway.opcua.desk import Desk
 
 if TYPE_CHECKING:
+    from gateway.opcua.model import SiteModel
     from gateway.opcua.server import Running
+    from sync.archive.archive import AsyncArchive
 
 DEFAULT_PORT: Final = 4840  # registered with IANA for opc.tcp
 _FIELDS: Final = frozenset(f.name for f in dataclasses.fields(PointDef))
@@ -80,18 +86,28 @@ def point_of(point: PointDef | Mapping[str, Any]) -> PointDef:
 
 
 class OpcUaServer:
-    """Shows points read-only. All methods must be called on one event loop."""
+    """The server as the link process uses it. All methods must be called on one event loop."""
 
-    def __init__(self, endpoint: str, site: str, clock: Clock | None = None) -> None:
-        self._endpoint = endpoint
+    def __init__(
+        self,
+        settings: OpcUaEntry,
+        site: str,
+        state: Path,
+        clock: Clock,
+        desk: Desk,
+    ) -> None:
+        """`state` is the site's state folder."""
+        self._settings = settings
         self._site = site
-        self._clock = clock or SystemClock()
+        self._state = state
+        self._clock = clock
+        self._desk = desk
         self._running: Running | None = None
 
     @property
     def url(self) -> str:
         """The address for clients; the configured one until the server has started."""
-        return self._running.url if self._running else self._endpoint
+        return self._running.url if self._running else self._settings.Endpoint
 
     @property
     def variables(self) -> int:
@@ -103,26 +119,44 @@ class OpcUaServer:
         """How many connections are open."""
         return self._running.clients if self._running else 0
 
-    async def start(self, points: Sequence[PointDef | Mapping[str, Any]]) -> None:
+    async def start(
+        self,
+        model: SiteModel,
+        points: Sequence[PointDef | Mapping[str, Any]],
+        archive: AsyncArchive | None = None,
+    ) -> None:
         """Build the address space and listen; about a second of computing, most in a thread.
 
         `points` are numbered 1, 2, 3, ... in order; all are ``BadWaitingForInitialData`` until
-        `update` brings their values. Raises OpcUaError; may be called again after that.
+        `update` brings their values. `archive` is what HistoryRead reads. Raises OpcUaError; may
+        be called again after that.
         """
         assert self._running is None, "the server runs already"
-        endpoint = parse_endpoint(self._endpoint)
+        endpoint = parse_endpoint(self._settings.Endpoint)
         definitions = [point_of(point) for point in points]
+        running: Running | None = None
         try:
             # Asked before a second is spent on the address space, and asked again by the listener.
             await asyncio.to_thread(_probe, endpoint)
             module = await asyncio.to_thread(_load_library)
-            running: Running = module.Running(endpoint, self._site, self._clock)
-            await running.start(definitions)
+            running = module.Running(
+                endpoint,
+                self._settings,
+                self._site,
+                self._state / "opcua",
+                self._clock,
+                self._desk,
+                archive,
+            )
+            await running.start(model, definitions)
         except OSError as error:
             why = error.strerror or str(error)
-            raise OpcUaError(_endpoint_fault(self._endpoint, why)) from error
+            raise OpcUaError(_endpoint_fault(self._settings.Endpoint, why)) from error
         except ValueError as error:
             raise OpcUaError(f"OPC UA address space: {error}") from error
+        finally:
+            if running is not None and not running.url:
+                await running.stop()
         self._running = running
 
     async def update(self, records: NDArray[np.void]) -> None:
@@ -134,20 +168,42 @@ class OpcUaServer:
         if self._running is not None and len(records):
             await self._running.update(records)
 
+    @property
+    def busy(self) -> bool:
+        """True while another configuration is being built; changes must wait for `update`."""
+        return self._running is None or self._running.busy
+
+    def update_now(self, records: NDArray[np.void]) -> None:
+        """`update` without waiting; only while the server is not busy."""
+        if self._running is not None and len(records):
+            self._running.update_now(records)
+
     async def mark_all(self, status: int, utc_ns: int) -> None:
         """Give all points one status at once, e.g. ``BadNoCommunication`` without a field."""
         if self._running is not None:
             await self._running.mark_all(status, utc_ns)
 
-    async def rebuild(self, points: Sequence[PointDef | Mapping[str, Any]]) -> None:
-        """Show another point table. Points that stay keep NodeId, value and monitored items.
+    def heard(self, batch: Batch) -> None:
+        """Records of the field process: receipts and alarms among them concern clients."""
+        if self._running is not None:
+            self._running.heard(batch)
+
+    def field(self, *, there: bool) -> None:
+        """A field process came, or went: conditions are asked for, or lost."""
+        if self._running is not None:
+            self._running.field(there=there)
+
+    async def rebuild(
+        self, model: SiteModel, points: Sequence[PointDef | Mapping[str, Any]]
+    ) -> None:
+        """Show another configuration. Points that stay keep NodeId, value and monitored items.
 
         Monitored items of points that vanish get ``BadNodeIdUnknown``. Raises OpcUaError.
         """
         definitions = [point_of(point) for point in points]
         if self._running is not None:
             try:
-                await self._running.rebuild(definitions)
+                await self._running.rebuild(model, definitions)
             except ValueError as error:
                 raise OpcUaError(f"OPC UA address space: {error}") from error
 

@@ -1,61 +1,39 @@
-"""What Gatepost changes in asyncua's server: its size, its limits, who may do what.
+"""OPC UA's own namespace in the library's address space, without what this server has none of.
 
-The library builds all 6174 nodes of OPC UA's own namespace (54 MB, 1.4 s). Here the nodes of
-parts that this server does not implement are left out while the rest is built, and equal
-attribute values are kept once: a third of the memory, half the time. Limits bound what clients can
-make the server hold. Everybody is anonymous and may read.
+The library builds all 6174 nodes (54 MB, 1.4 s). Here the nodes of parts that this server does not
+implement are left out while the rest is built, and equal attribute values are kept once: a third of
+the memory, half the time.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import importlib.util
 import logging
-import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
 from asyncua import ua
-from asyncua.common.utils import ServiceError
-from asyncua.crypto.permission_rules import User, UserRole
 from asyncua.server.address_space import AddressSpace, AttributeValue, NodeManagementService
-from asyncua.server.binary_server_asyncio import BinaryServer, OPCUAProtocol
-from asyncua.server.internal_server import InternalServer
-from asyncua.server.monitored_item_service import MonitoredItemService
-from asyncua.server.subscription_service import SubscriptionService
-from asyncua.server.user_managers import UserManager
 
-# `ua.DataChangeFilter` is a subclass that the library's decoder does not make.
-from asyncua.ua.uaprotocol_auto import DataChangeFilter
+from gateway.core.garbage import collection_paused
+from gateway.opcua.names import standard_id
 
-CONNECTIONS_MAX: Final = 50
-SUBSCRIPTIONS_MAX: Final = 200
-MONITORED_ITEMS_MAX: Final = 10_000  # of one subscription
-ITEM_QUEUE_MAX: Final = 100
-UNACKNOWLEDGED_MAX: Final = 100
-MESSAGES_PENDING_MAX: Final = 200
-LIFETIME_COUNT_MAX: Final = 1_200
-KEEP_ALIVE_COUNT_MAX: Final = 400
-MESSAGE_BYTES_MAX: Final = 16 * 1024 * 1024
-BUFFER_BYTES_MAX: Final = 256 * 1024  # of one connection; a chunk of a message has 64 KiB
-PUBLISHING_INTERVAL_MS_MIN: Final = 50.0
-PUBLISHING_INTERVAL_MS_MAX: Final = 60_000.0
-ACTIVATION_S_MAX: Final = 10.0
-
-# Types of parts that this server has none of: PubSub (OPC 10000-14), certificate and key services
-# (12), alias names (17), user management (18), files (20), base network (22), programs (10),
-# logs (26), quantities and serialisation (5), geometry and media.
+# Types of parts that this server has none of: PubSub (OPC 10000-14), key services (12; what its
+# push of certificates needs is there), alias names (17), user management (18), folders of files
+# (20), base network (22), programs (10), logs (26), quantities and serialisation (5), geometry and
+# media.
 _FOREIGN_TYPES: Final = (
     *("PubSub", "PublishSubscribe", "Published", "Writer", "Reader", "DataSet", "Json", "Uadp"),
     *("Datagram", "Broker", "Dtls", "SecurityGroup", "SubscribedDataSet", "StandaloneSubscribed"),
-    *("CertificateGroup", "ServerConfiguration", "TrustList", "KeyCredential"),
+    *("CertificateGroupData", "CertificateUpdateRequested", "TrustListUpdateRequested"),
+    *("TrustListOutOfDate", "TrustListValidation", "Transaction", "KeyCredential"),
     *("AuthorizationService", "Provisionable", "ApplicationConfiguration", "Alias"),
     *("UserManagement", "Program", "Lldp", "Priority", "Qos", "Tsn", "NetworkAddress"),
     *("IIeee", "IIetf", "IBase", "IVlan", "ISrClass"),
-    *("FileType", "FileDirectory", "FileTransfer", "TemporaryFile", "AddressSpaceFile"),
+    *("FileDirectory", "FileTransfer", "TemporaryFile", "AddressSpaceFile"),
     *("ConfigurationFile", "UABinaryFile", "LogObject", "LogRecord", "BaseLog", "LogOverflow"),
     *("Quantity", "ServerUnit", "AlternativeUnit", "Serialization", "DictionaryFolder"),
     *("3D", "Frame", "Cartesian", "Vector", "Orientation", "Audio", "Image", "Ecc", "Https", "Tls"),
@@ -65,10 +43,19 @@ _MESSAGE_TYPES: Final = ("Request", "Response")
 _FOREIGN_OBJECTS: Final = frozenset(
     (
         ua.ObjectIds.PublishSubscribe,
-        ua.ObjectIds.ServerConfiguration,
+        ua.ObjectIds.AuthorizationServices,
+        ua.ObjectIds.CertificateGroupFolderType_AdditionalGroup_Placeholder,
         ua.ObjectIds.Server_ServerCapabilities_RoleSet,
         ua.ObjectIds.OpcUa_BinarySchema,
         ua.ObjectIds.OpcUa_XmlSchema,
+    )
+)
+# Optional members of types and objects of part 12, with up to 150 nodes each.
+_FOREIGN_MEMBERS: Final = frozenset(
+    (
+        *("CertificateExpired", "TrustListOutOfDate", "DefaultHttpsGroup", "GetCertificates"),
+        *("ResetToServerDefaults", "CreateSelfSignedCertificate", "DeleteCertificate"),
+        *("DefaultValidationOptions", "TransactionDiagnostics", "ConfigurationFile"),
     )
 )
 # Messages here are binary; these objects would promise other encodings.
@@ -138,6 +125,7 @@ class _Builder:
         foreign = (
             number in _FOREIGN_OBJECTS
             or name in _FOREIGN_ENCODINGS
+            or name in _FOREIGN_MEMBERS
             or item.ParentNodeId.Identifier in self._left_out
             or item.TypeDefinition.Identifier in self._left_out
             or (item.NodeClass in _TYPE_CLASSES and name.startswith(_FOREIGN_TYPES))
@@ -205,181 +193,29 @@ def _run_part(path: Path, builder: _Builder) -> None:
     module.__dict__.clear()
 
 
-class _Anonymous(UserManager):
-    """Nobody has a name here, so nobody may more than read."""
+def standard_space() -> AddressSpace:
+    """A new address space with OPC UA's own nodes; half a second of computing, for a thread."""
+    space = AddressSpace()
+    service = NodeManagementService(space)
+    parts = _parts()
+    with collection_paused():
+        if parts:
+            builder = _Builder(space, service)
+            for path in parts:
+                _run_part(path, builder)
+            builder.finish()
+        else:  # all of it: another version of the library
+            from asyncua.server.standard_address_space import fill_address_space
 
-    def get_user(
-        self,
-        iserver: InternalServer,
-        username: str | None = None,
-        password: str | None = None,
-        certificate: Any = None,
-    ) -> User | None:
-        """The one user there is."""
-        return User(role=UserRole.User)
-
-
-def _filter_fault(parameters: ua.MonitoringParameters) -> int:
-    """Why a filter can't be served: a status code, 0 where it can."""
-    wanted = parameters.Filter
-    if wanted is None or (isinstance(wanted, ua.ExtensionObject) and wanted.TypeId.is_null()):
-        return 0
-    if not isinstance(wanted, DataChangeFilter):
-        return ua.StatusCodes.BadFilterNotAllowed
-    if wanted.DeadbandType == ua.DeadbandType.None_:
-        return 0
-    if wanted.DeadbandType != ua.DeadbandType.Absolute:
-        return ua.StatusCodes.BadMonitoredItemFilterUnsupported
-    return 0 if wanted.DeadbandValue >= 0 else ua.StatusCodes.BadDeadbandFilterInvalid
-
-
-def is_reportable(old: ua.DataValue | None, new: ua.DataValue, wanted: Any) -> bool:
-    """True where `new` differs enough from the value that the client has (OPC 10000-4 7.22.2).
-
-    The library compares with the last value seen instead, so that a value which creeps by less
-    than the deadband is never reported; and it fails where a bad value has no number.
-    """
-    if old is None or old.StatusCode != new.StatusCode:
-        return True
-    trigger, deadband = ua.DataChangeTrigger.StatusValue, 0.0
-    if isinstance(wanted, DataChangeFilter):
-        trigger = wanted.Trigger
-        if wanted.DeadbandType == ua.DeadbandType.Absolute:
-            deadband = wanted.DeadbandValue
-    if trigger == ua.DataChangeTrigger.Status:
-        return False
-    timed = trigger == ua.DataChangeTrigger.StatusValueTimestamp
-    if timed and old.SourceTimestamp != new.SourceTimestamp:
-        return True
-    if old.Value is None or new.Value is None:
-        return old.Value != new.Value
-    before, after = old.Value.Value, new.Value.Value
-    if deadband > 0 and isinstance(before, int | float) and isinstance(after, int | float):
-        if math.isnan(before) or math.isnan(after):
-            return math.isnan(before) != math.isnan(after)
-        return abs(after - before) > deadband
-    return bool(before != after)
-
-
-class _MonitoredItems(MonitoredItemService):
-    """Monitored items of one subscription: bounded, and measured against what was reported."""
-
-    async def datachange_callback(
-        self, handle: int, value: ua.DataValue, error: ua.StatusCode | None = None
-    ) -> None:
-        """Queue a notification where the client's item asks for this change."""
-        item = self._monitored_items.get(self._monitored_datachange.get(handle, 0))
-        if item is None or item.monitored_item_id is None:
-            return
-        if item.mode == ua.MonitoringMode.Disabled:
-            return
-        if not is_reportable(item.mvalue.current_dvalue, value, item.filter):
-            return
-        item.mvalue.current_dvalue = value
-        notification = ua.MonitoredItemNotification()
-        notification.ClientHandle = item.client_handle
-        notification.Value = value
-        await self.isub.enqueue_datachange_event(
-            item.monitored_item_id, notification, item.queue_size
-        )
-
-    async def _create_data_change_monitored_item(
-        self, params: ua.MonitoredItemCreateRequest
-    ) -> ua.MonitoredItemCreateResult:
-        fault = _filter_fault(params.RequestedParameters)
-        if len(self._monitored_items) >= MONITORED_ITEMS_MAX:
-            fault = ua.StatusCodes.BadTooManyMonitoredItems
-        if fault:
-            return ua.MonitoredItemCreateResult(StatusCode=ua.StatusCode(ua.UInt32(fault)))
-        return await super()._create_data_change_monitored_item(params)
-
-
-class _Subscriptions(SubscriptionService):
-    """Subscriptions whose publishing interval is bounded; the library takes any, down to 0."""
-
-    async def create_subscription(
-        self,
-        params: ua.CreateSubscriptionParameters,
-        callback: Callable[..., Any],
-        session_id: ua.NodeId,
-        request_callback: Callable[..., Any] | None = None,
-    ) -> ua.CreateSubscriptionResult:
-        """Create one; the interval in the answer is the one that holds."""
-        wanted = params.RequestedPublishingInterval
-        if not wanted >= PUBLISHING_INTERVAL_MS_MIN:  # true for NaN, too
-            wanted = PUBLISHING_INTERVAL_MS_MIN
-        params.RequestedPublishingInterval = min(wanted, PUBLISHING_INTERVAL_MS_MAX)
-        result = await super().create_subscription(params, callback, session_id, request_callback)
-        subscription = self.subscriptions[result.SubscriptionId]
-        subscription.monitored_item_srv = _MonitoredItems(subscription, self.aspace)
-        return result
-
-
-class _Connection(OPCUAProtocol):
-    """A connection that may not announce gigabytes and make us wait for them."""
-
-    def data_received(self, data: bytes) -> None:
-        """Take bytes; what is left over after all whole chunks must be small."""
-        super().data_received(data)
-        if len(self._buffer) > BUFFER_BYTES_MAX and self.transport is not None:
-            self._buffer = b""
-            self.transport.abort()
-
-
-class Listener(BinaryServer):
-    """The library's listener with bounded connections."""
-
-    def _make_protocol(self) -> OPCUAProtocol:
-        return _Connection(
-            iserver=self.iserver,
-            policies=self._policies,
-            clients=self.clients,
-            closing_tasks=self.closing_tasks,
-            limits=self.limits,
-        )
-
-
-class LeanServer(InternalServer):
-    """asyncua's internal server with Gatepost's size, limits and rights."""
-
-    def __init__(self) -> None:
-        super().__init__(user_manager=_Anonymous())
-        self.allow_remote_admin = False
-        self.supported_tokens = (ua.AnonymousIdentityToken,)  # type: ignore[assignment]
-        self.max_connections = CONNECTIONS_MAX
-        self.max_subscriptions = SUBSCRIPTIONS_MAX
-        self.max_monitored_item_queue_size = ITEM_QUEUE_MAX
-        self.max_unacked_messages_per_subscription = UNACKNOWLEDGED_MAX
-        self.max_pending_messages_per_connection = MESSAGES_PENDING_MAX
-        self.max_lifetime_count = LIFETIME_COUNT_MAX
-        self.max_keep_alive_count = KEEP_ALIVE_COUNT_MAX
-        self.max_pending_activation_seconds = ACTIVATION_S_MAX
-        self.subscription_service = _Subscriptions(self.aspace, iserver=self)
-        self.isession.subscription_service = self.subscription_service
-
-    async def load_standard_address_space(self, shelf_file: Path | None = None) -> None:
-        """Build OPC UA's own namespace, in a thread: half a second of computing."""
-        parts = _parts()
-        if not parts:
-            await super().load_standard_address_space(shelf_file)
-            return
-        await asyncio.to_thread(self._load, parts)
-
-    def _load(self, parts: list[Path]) -> None:
-        builder = _Builder(self.aspace, self.node_mgt_service)
-        for path in parts:
-            _run_part(path, builder)
-        builder.finish()
-
-    def register_server(self, server: Any, conf: Any = None) -> None:
-        """This is no discovery server: the library would keep every name that it is told."""
-        raise ServiceError(ua.StatusCodes.BadServiceUnsupported)
-
-    async def stop(self) -> None:
-        """Stop at once; the library waits for the next full second of its clock."""
-        if self.time_task is not None:
-            self.time_task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self.time_task
-            self.time_task = None
-        await super().stop()
+            fill_address_space(service)
+    # The two references that the generated code lacks.
+    organizes = standard_id(ua.ObjectIds.Organizes)
+    for type_id, folder in (
+        (ua.ObjectIds.BaseObjectType, ua.ObjectIds.ObjectTypesFolder),
+        (ua.ObjectIds.BaseDataType, ua.ObjectIds.DataTypesFolder),
+    ):
+        item = ua.AddReferencesItem()
+        item.SourceNodeId, item.TargetNodeId = standard_id(type_id), standard_id(folder)
+        item.ReferenceTypeId, item.IsForward = organizes, False
+        list(service.try_add_references([item]))
+    return space

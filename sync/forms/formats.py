@@ -10,6 +10,7 @@ from sync import topics
 from sync.forms.forms import Form
 from sync.forms.gatepost_form import GatepostForm
 from sync.forms.json_form import JsonForm
+from sync.forms.pubsub_form import GROUP, PubSubForm
 from sync.link.latest import Latest
 
 
@@ -30,6 +31,15 @@ def form_of(
         return GatepostForm(site, client_id=client_id, acknowledged=heard)
     if entry.Format == "json":
         return JsonForm(site, latest, client_id=client_id, topic=entry.Topic, points=entry.Points)
+    if entry.Format == "opcua":
+        return PubSubForm(
+            site,
+            latest,
+            clock,
+            client_id=client_id,
+            group=entry.Group or GROUP,
+            points=entry.Points,
+        )
     # protobuf takes 6 MB that only such a link needs
     from sync.forms.sparkplug import SparkplugForm
 

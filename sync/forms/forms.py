@@ -1,8 +1,8 @@
 """What a form is: it turns stored frames into the messages of one link, and says what comes in.
 
-Three forms exist: ``gatepost`` (gatepost_form.py), ``json`` (json_form.py) and ``sparkplug``
-(sparkplug.py); `sync.forms.formats` picks one. A form decides and never waits: the forwarder
-connects, publishes, waits for the broker and reads the store.
+Four forms exist: ``gatepost`` (gatepost_form.py), ``json`` (json_form.py), ``opcua``
+(pubsub_form.py) and ``sparkplug`` (sparkplug.py); `sync.forms.formats` picks one. A form decides
+and never waits: the forwarder connects, publishes, waits for the broker and reads the store.
 
 The order of a session, as the forwarder keeps it:
 

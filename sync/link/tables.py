@@ -36,10 +36,11 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class PointTable:
-    """The chosen points of one birth, by their index; `name` is the hash of the birth."""
+    """The chosen points of one birth, by their index; `name` is the hash, `utc_ns` its time."""
 
     name: str
     points: Mapping[int, Point]
+    utc_ns: int = 0
 
 
 class Tables:
@@ -56,7 +57,8 @@ class Tables:
         if table is None:
             birth = wire.decode_birth(body)
             chosen = (p for p in birth.points if fits(p["tag"], self.patterns))
-            table = PointTable(birth.hash, {point["index"]: _point(point) for point in chosen})
+            points = {point["index"]: _point(point) for point in chosen}
+            table = PointTable(birth.hash, points, birth.utc_ns)
             self._by_name[name] = table
         if current:
             self.current = table

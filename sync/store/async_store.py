@@ -74,6 +74,11 @@ class AsyncStore:
         """See `Store.renumbered`."""
         return self._store.renumbered
 
+    @property
+    def given(self) -> int:
+        """As `newest`, without a turn of the store's thread; it rises with every frame."""
+        return self._store.newest
+
     def _report(self, report: SalvageReport) -> None:
         self.salvages += 1
         log.error(
@@ -154,6 +159,10 @@ class AsyncStore:
             newest_first=newest_first,
             events=events,
         )
+
+    async def peek(self, link: str, after_id: int, limit: int) -> list[tuple[int, bytes]]:
+        """See `Store.peek`."""
+        return await self._call(self._store.peek, link, after_id, limit)
 
     async def acknowledge(self, link: str, epoch: int, seq: int) -> int:
         """See `Store.acknowledge`."""

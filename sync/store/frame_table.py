@@ -13,12 +13,13 @@ import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from gateway.core.records import Batch
 from sync.errors import StoreFull
 from sync.store.database import ID_BITS, Database
-from sync.store.links import Ranges, common
+from sync.store.links import HISTORY, Ranges, common
+from sync.store.rows import Row, Totals
 from sync.store.thin import GONE
 
 DELETE_FRAMES_MAX: Final = 64  # let go, but not deleted yet; also of one transaction
@@ -28,27 +29,6 @@ EPOCHS_MAX: Final = 1000  # in memory
 _VERSION: Final = (1 << ID_BITS) - 1  # of an id: how often frames at its place became one
 
 log = logging.getLogger(__name__)
-
-
-class Row(NamedTuple):
-    """A frame without its body; `size` is that of the body in bytes."""
-
-    id: int
-    epoch: int
-    first: int
-    last: int
-    records: int
-    events: int
-    level: int
-    birth: str
-    oldest_ns: int
-    newest_ns: int
-    size: int
-
-    @property
-    def place(self) -> int:
-        """Its place in the order of frames; that of the last one where several became one."""
-        return self.id >> ID_BITS
 
 
 _ROW: Final = (
@@ -67,27 +47,6 @@ def _ids(first: int, last: int) -> tuple[int, int]:
 def last_id(number: int) -> int:
     """The highest id that the frame at the place of this one may ever have."""
     return number | _VERSION
-
-
-class Totals:
-    """Frames, records and bytes of bodies."""
-
-    __slots__ = ("bytes", "frames", "records")
-
-    def __init__(self) -> None:
-        self.frames = self.records = self.bytes = 0
-
-    def add(self, row: Row, sign: int = 1) -> None:
-        """Counts a frame in, or with -1 out."""
-        self.frames += sign
-        self.records += sign * row.records
-        self.bytes += sign * row.size
-
-    def sum(self, counts: Sequence[int]) -> None:
-        """Counts in what the file has counted."""
-        self.frames += counts[0]
-        self.records += counts[1]
-        self.bytes += counts[2]
 
 
 class Change:
@@ -138,8 +97,10 @@ class FrameTable:
     def __init__(self, file: Database, links: Sequence[str]) -> None:
         self._file = file
         self.links = tuple(dict.fromkeys(links))
+        self.outward = tuple(name for name in self.links if name != HISTORY)
         self.given = 0  # the highest id that was ever given here
-        self.totals = Totals()  # of what any link needs
+        self.totals = Totals()  # of what any link needs, or the history
+        self._kept_back = Totals()  # of that, what the history alone needs
         self.thinnable = [0] * GONE  # bytes by level of what could be thinned out
         self.ends: dict[int, int] = {}  # epoch -> its last number
         self._done = {name: Ranges() for name in self.links}
@@ -153,6 +114,7 @@ class FrameTable:
         """Begins with what the file holds. Raises StoreError."""
         self.given = max(self.given, self.newest)
         self.totals, self.thinnable = Totals(), [0] * GONE
+        self._kept_back = Totals()
         self._gone.clear()
         self._unkept = 0
         self.ends = dict(self._file.rows("SELECT epoch, seq FROM cursors ORDER BY turn"))
@@ -178,6 +140,8 @@ class FrameTable:
                 for totals in self._done_totals.values():
                     totals.add(row, -1)
                 self._gone[row.id] = row
+        for first, last in self._only_kept():
+            self._kept_back.sum(self._sums(first, last))
 
     def _sums(self, first: int, last: int) -> list[int]:
         sql = f"SELECT {_SUMS} FROM frames WHERE id BETWEEN ? AND ?"
@@ -191,7 +155,8 @@ class FrameTable:
                 known[name].append((first, last))
         gone = sorted(known.keys() - set(self.links))
         for name in gone:
-            log.warning("store: the link %s is configured no longer and lets go of all", name)
+            what = "the history" if name == HISTORY else f"the link {name}"
+            log.warning("store: %s is configured no longer and lets go of all", what)
         self._done = {name: Ranges(known.get(name, ())) for name in self.links}
         self._done_totals = {name: Totals() for name in self.links}
         self._kept = {name: done.pairs() for name, done in self._done.items()}
@@ -214,17 +179,17 @@ class FrameTable:
                 self._gone.pop(row.id, None)
             return
         self.totals.add(row, sign)
+        if set(done).issuperset(self.outward):
+            self._kept_back.add(row, sign)
         if row.level < GONE:
             self.thinnable[row.level] += sign * row.size
         for name in done:
             self._done_totals[name].add(row, sign)
 
     def left(self, link: str | None) -> tuple[int, int, int]:
-        """Frames, records and bytes that a link needs; None: that any link does."""
+        """Frames, records and bytes that a link needs; None: that any link but the history does."""
         all_ = self.totals
-        if link is None:
-            return all_.frames, all_.records, all_.bytes
-        done = self._done_totals[link]
+        done = self._kept_back if link is None else self._done_totals[link]
         return all_.frames - done.frames, all_.records - done.records, all_.bytes - done.bytes
 
     @property
@@ -404,6 +369,27 @@ class FrameTable:
         sql = f"SELECT {_ROW} FROM frames WHERE {where}"
         return [Row(*row) for row in self._file.rows(sql, values)]
 
+    def _only_kept(self) -> list[tuple[int, int]]:
+        """Places that the history alone isn't done with; frames of all of them may be gone."""
+        if HISTORY not in self._done:
+            return []
+        done = [self._done[name] for name in self.outward]
+        spans = common(done) if done else [(0, self.given >> ID_BITS)]
+        return [part for span in spans for part in self._done[HISTORY].outside(*span)]
+
+    def give_up_history(self) -> bool:
+        """The history lets go of some frames that no link needs; False where there are none.
+
+        It finds the hole in the numbers and declares it.
+        """
+        for first, last in self._only_kept():
+            where = f"id BETWEEN ? AND ? ORDER BY id LIMIT {DELETE_FRAMES_MAX}"
+            rows = self._select(where, *_ids(first, last))
+            if rows:
+                self.release(HISTORY, rows)
+                return True
+        return False
+
     def by_ids(self, ids: Iterable[int]) -> list[Row]:
         """The frames of these ids; what is gone is left out."""
         return [row for number in ids for row in self._select("id = ?", number)]
@@ -425,8 +411,12 @@ class FrameTable:
         return found
 
     def needs(self, row: Row) -> tuple[bool, ...]:
-        """Which links still need a frame."""
+        """Which links still need a frame, and whether the history does."""
         return tuple(row.place not in self._done[name] for name in self.links)
+
+    def is_sent(self, row: Row) -> bool:
+        """True where no link needs a frame any more."""
+        return all(row.place in self._done[name] for name in self.outward)
 
     def needed(
         self, link: str, low: int, high: int, *, newest_first: bool = False
@@ -455,7 +445,7 @@ class FrameTable:
     def oldest_ns(self, link: str | None) -> int:
         """The oldest time that a link needs, or any link; 0 where it needs none."""
         found = []
-        for name in self.links if link is None else (link,):
+        for name in self.outward if link is None else (link,):
             for first, last in self.needed(name, 0, self.given):
                 rows = self._select("id BETWEEN ? AND ? ORDER BY id LIMIT 1", first, last)
                 if rows:

@@ -11,6 +11,9 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+# The place of the archive (`sync.archive`). No link can have this name; a frame that waits for the
+# archive only is no backlog.
+HISTORY: Final = "~history"
 RANGES_MAX: Final = 1000  # of a link; what is forgotten beyond them is sent again
 
 

@@ -21,8 +21,9 @@ from gateway.core.records import Batch
 from sync import gaps, wire
 from sync.store import thin
 from sync.store.database import ID_BITS, Database
-from sync.store.frame_table import FrameTable, Row
+from sync.store.frame_table import FrameTable
 from sync.store.links import Ranges
+from sync.store.rows import Row
 from sync.store.thin import GONE, NO_KINDS, Kinds
 
 RUN_FRAMES_MAX: Final = 512  # that become one
@@ -118,7 +119,9 @@ class Quota:
             if self._file.used_bytes() <= room:
                 return
             self._table.flush()
-            if self._file.used_bytes() <= room or not self._step():
+            if self._file.used_bytes() <= room:
+                return
+            if not self._table.give_up_history() and not self._step():
                 return
 
     def _step(self) -> bool:
@@ -306,7 +309,7 @@ class Quota:
             and not row.events
             and row.size <= JOIN_BYTES_MAX
             and row.place not in self._handed
-            and any(self._table.needs(row))
+            and not self._table.is_sent(row)
         )
 
 

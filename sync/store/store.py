@@ -18,8 +18,9 @@ from gateway.core.records import Batch, Gap
 from sync import gaps, wire
 from sync.errors import StoreDamaged, StoreError, StoreFull
 from sync.store.database import Database
-from sync.store.frame_table import FrameTable, Row, drop_births
+from sync.store.frame_table import FrameTable, drop_births
 from sync.store.quota import REASON_DAMAGED, Quota
+from sync.store.rows import Row
 from sync.store.salvage import Found, SalvageReport, move_aside, park, read_damaged, unpark
 from sync.store.written import written_bytes
 
@@ -329,6 +330,24 @@ class Store:
             )
         return list(self._wrap(link, rows))
 
+    def peek(self, link: str, after_id: int, limit: int) -> list[tuple[int, bytes]]:
+        """(id, body) of up to `limit` frames that a link still needs, oldest first.
+
+        Unlike with `pending` they are not on their way: frames that wait may still become one. A
+        body whose bytes have changed on the disk becomes a declared gap.
+        """
+        found: list[tuple[int, bytes]] = []
+        sql = "SELECT id, crc, body FROM frames WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
+        for span in self._table.needed(link, after_id + 1, self._table.given):
+            for number, crc, body in self._file.rows(sql, (*span, limit - len(found))):
+                if zlib.crc32(body) != crc:
+                    self._quota.blank(self._table.by_ids([number])[0])
+                    return self.peek(link, after_id, limit)
+                found.append((number, body))
+            if len(found) == limit:
+                break
+        return found
+
     def _wrap(self, link: str, rows: Sequence[Any]) -> Iterator[StoredFrame]:
         bases = {epoch: self._table.base(link, epoch) for epoch in {row[1] for row in rows}}
         for number, epoch, first, last, records, birth, _, body in rows:
@@ -350,7 +369,7 @@ class Store:
         return self._table.release(link, self._table.by_ids(ids))
 
     def backlog(self, link: str | None = None) -> Backlog:
-        """What a link still needs; without a name, what any of them does."""
+        """What a link still needs; without a name, what any of them but the history does."""
         frames, records, size = self._table.left(link)
         return Backlog(frames, records, size, self._table.oldest_ns(link) if frames else 0)
 

@@ -161,6 +161,17 @@ CASES: list[tuple[str, str, str, list[tuple[str, str, Any]]]] = [
     ("opcua-endpoint", "error", "OpcUa.Endpoint",
      [("link.json", "OpcUa.Endpoint", "http://0.0.0.0:4840")]),
     ("opcua-endpoint", "error", "OpcUa.Endpoint", [("link.json", "OpcUa.Endpoint", "opc.tcp://")]),
+    ("opcua-host", "error", "OpcUa.Hosts[1]",
+     [("link.json", "OpcUa.Hosts", ["192.0.2.7", "a b", "2001:db8::1", "gw.example.org"])]),
+    ("opcua-unsecured", "warning", "OpcUa.NoSecurity",
+     [("link.json", "OpcUa", {"NoSecurity": True, "Endpoint": "opc.tcp://0.0.0.0:4840"})]),
+    ("opcua-points", "error", "OpcUa.Rights[0].Points[1]",
+     [("link.json", "OpcUa.Rights", [{"Points": ["Meter.*", "Metre.*"]}])]),
+    ("opcua-shadowed", "warning", "OpcUa.Rights[1].Points",
+     [("link.json", "OpcUa.Rights", [{"Points": ["Meter.*"]}, {"Points": ["Meter.Power"]}])]),
+    *(("opcua-role", "error", "OpcUa.Rights[0].Write",
+       [("link.json", "OpcUa.Rights", [{"Points": ["*"], "Read": read, "Write": write}])])
+      for read, write in (("observer", "observer"), ("engineer", "operator"))),
     *((rule, severity, f"SiteBus.{key}", [("link.json", "SiteBus", entry), *more])
       for rule, severity, key, entry, more in (
           ("bus-equipment-unknown", "error", "Equipment[1]", {"Equipment": ["M*", "Metre"]}, []),

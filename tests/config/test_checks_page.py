@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from config.check import CHECKS
+from gateway.core.refusals import REFUSALS
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "checks.md"
 RULE = re.compile(r"[a-z]+(-[a-z0-9]+)+")
-# Of the form of a rule's name, and none: what demands an output before the first good scan.
-NO_RULES = {"start-up"}
+# Of the form of a rule's name, and none: what demands an output before the first good scan, and the
+# words of receipts. A rule that was called like one of those would be missed on the page.
+NO_RULES = {"start-up", *REFUSALS}
 ROW = re.compile(r"^\| `([a-z0-9-]+)` \| ((?:error|warning)[^|]*) \| [A-Z`][^|]*[.] \|$")
 
 

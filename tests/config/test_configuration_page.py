@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from config import command_keys, functions, link, model, states
+from config import command_keys, functions, link, model, opcua, states
 from config.schema import FILE_KINDS
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -30,10 +30,15 @@ def sections() -> dict[str, dict[str, tuple[str, str]]]:
     return found
 
 
+def _every() -> dict[str, Any]:
+    modules = (model, states, link, opcua, command_keys)
+    return {name: item for module in modules for name, item in vars(module).items()}
+
+
 def models() -> dict[str, type[BaseModel]]:
     return {
         name: item
-        for name, item in (vars(model) | vars(states) | vars(link) | vars(command_keys)).items()
+        for name, item in _every().items()
         if isinstance(item, type)
         and issubclass(item, model.Keys)
         and not name.startswith("_")

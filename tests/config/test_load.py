@@ -217,6 +217,22 @@ def test_require_site_raises_all_errors_at_once(tmp_path: Path) -> None:
     assert str(caught.value).count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("opcua", "told"),
+    [
+        ({"Policies": []}, "Expected 1 or more entries; found an empty list."),
+        ({"Rights": [{"Points": []}]}, "Expected 1 or more entries; found an empty list."),
+        ({"NoSecurity": [1, 2]}, "Expected true or false without quotes; found a list of 2."),
+        ({"Endpoint": {}}, "Expected text in quotes; found an empty object."),
+    ],
+)
+def test_a_list_of_the_wrong_length_is_told_with_its_length(
+    tmp_path: Path, opcua: dict[str, Any], told: str
+) -> None:
+    _, findings = load_site(write_site(tmp_path, {**mini_files(), "link.json": {"OpcUa": opcua}}))
+    assert [finding.message for finding in findings] == [told]
+
+
 def test_require_site_passes_over_warnings(tmp_path: Path) -> None:
     files = mini_files()
     change(files, CONFIG, "SystemTags.Database", "none.json")

@@ -31,6 +31,13 @@ def read_json(topic: str, payload: bytes) -> Iterable[float]:
         yield from (value["value"] for value in document["values"])
 
 
+def read_opcua(topic: str, payload: bytes) -> Iterable[float]:
+    if "/data/" in topic:
+        messages = json.loads(payload)["Messages"]
+        for message in (m for m in messages if m["MessageType"] == "ua-deltaframe"):
+            yield from (field["Value"] for field in message["Payload"].values())
+
+
 def read_sparkplug(topic: str, payload: bytes) -> Iterable[float]:
     if "/NDATA/" in topic:
         message = Payload.FromString(payload)
@@ -55,6 +62,8 @@ RIGS = (
     LinkRig("gatepost", {"Format": "gatepost"}, "gatepost/lab/#", read_gatepost,
             ("gatepost/lab/birth", b"death")),
     LinkRig("json", {"Format": "json"}, "lab/#", read_json, ("lab/state", b'"online":false')),
+    LinkRig("opcua", {"Format": "opcua"}, "opcua/json/#", read_opcua,
+            ("opcua/json/status/lab", b'"Status":0')),
     LinkRig("sparkplug", {"Format": "sparkplug"}, "spBv1.0/lab/#", read_sparkplug,
             ("spBv1.0/lab/NDEATH/gatepost", b"bdSeq")),
 )  # fmt: skip

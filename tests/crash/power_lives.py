@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
+from tests.crash.power_archive import ArchiveLife
 from tests.crash.power_cuts import Life
 from tests.crash.power_files import (
     HandledLife,
@@ -25,6 +26,7 @@ LIVES: Final[dict[str, tuple[Callable[[], Life[Any]], int]]] = {
     "salvage": (SalvageLife, 60),
     "migration": (MigrationLife, 75),
     "bound": (LinkLife, 75),
+    "archive": (ArchiveLife, 75),
     "historian": (HistorianLife, 150),
     "inbox": (HandledLife, 100),
     "retain": (partial(KeeperLife, RetainKeeper()), 50),

@@ -30,6 +30,7 @@ class Town:
         self.historian_file = folder / "historian.sqlite"
         self.paths = StatePaths(self.rig.state)
         self.supervisor = Supervisor(self.rig.folder, self.rig.state, tell=lambda line: None)
+        self.link: dict[str, Any] = {}  # what else stands in link.json
         self._stop = asyncio.Event()
         self._gateway: asyncio.Task[int] | None = None
         self._moving: asyncio.Task[None] | None = None
@@ -43,6 +44,7 @@ class Town:
                 "Broker": {"URL": self.broker.url, "KeepAlive": 2},
                 "OpcUa": {"Active": False},
                 "Store": {"FrameInterval": 0.1},
+                **self.link,
             }
         )
         self.broker.start()

@@ -12,9 +12,8 @@ import pytest
 import pytest_asyncio
 from asyncua import Client
 
-from gateway.core.clock import ManualClock
 from gateway.opcua import OpcUaServer
-from tests.gateway.opcua_case import ANY_PORT, NOW_NS, SITE
+from tests.gateway.opcua_case import MODEL, SITE, started
 from tests.gateway.running import Running
 from tests.gateway.sites import Rig
 
@@ -38,9 +37,8 @@ async def running(rig: Rig) -> AsyncIterator[Running]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def opcua_started() -> AsyncIterator[OpcUaServer]:
-    made = OpcUaServer(ANY_PORT, "Lab", ManualClock(NOW_NS + 1_000_000))
-    await made.start(SITE)
+async def opcua_started(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[OpcUaServer]:
+    made = await started(tmp_path_factory.mktemp("opcua"))
     yield made
     await made.stop()
 
@@ -48,8 +46,8 @@ async def opcua_started() -> AsyncIterator[OpcUaServer]:
 @pytest_asyncio.fixture(loop_scope="module")
 async def opcua(opcua_started: OpcUaServer) -> OpcUaServer:
     """A module's server, with the points of `SITE`, none of them read."""
-    await opcua_started.rebuild(())
-    await opcua_started.rebuild(SITE)
+    await opcua_started.rebuild(MODEL, ())
+    await opcua_started.rebuild(MODEL, SITE)
     return opcua_started
 
 

@@ -83,6 +83,24 @@ async def test_a_command_has_its_receipts(rig: Rig, running: Running) -> None:
     await client.close()
 
 
+async def test_only_what_was_seen_is_acknowledged(rig: Rig, running: Running) -> None:
+    """An acknowledgement on its way while the alarm comes anew is one of before."""
+    await hot(rig, running)
+    seen_utc_ns = alarm(running)["announced_utc_ns"]
+    assert seen_utc_ns == running.field.journal.events(0, "alarm")[-1].utc_ns
+    rig.temperature(20.0)
+    await eventually(lambda: alarm(running)["state"] == "returned unacknowledged")
+    assert alarm(running)["announced_utc_ns"] == seen_utc_ns
+    await hot(rig, running)
+    assert not submit(running, command("acknowledge", seen_utc_ns=seen_utc_ns))
+    assert running.events("receipt", step="refused")[-1]["code"] == "announced"
+    assert alarm(running)["state"] == "unacknowledged"
+    anew_utc_ns = alarm(running)["announced_utc_ns"]
+    assert anew_utc_ns > seen_utc_ns
+    assert submit(running, command("acknowledge", seen_utc_ns=anew_utc_ns))
+    assert alarm(running)["state"] == "acknowledged"
+
+
 async def test_a_trip_acts_on_an_alarm_that_is_shelved_or_out_of_service(
     rig: Rig, running: Running
 ) -> None:

@@ -14,6 +14,7 @@ from config.load import require_site
 from gateway.core.clock import SystemClock
 from gateway.core.paths import StatePaths
 from gateway.core.records import Batch
+from gateway.history import places
 from gateway.link import Link
 from sync.errors import StoreFull
 from sync.store.async_store import AsyncStore
@@ -33,8 +34,11 @@ class LinkRunning:
 
     async def start(self) -> None:
         self.paths.make()
-        self.store = await AsyncStore.open(self.paths.store, quota_bytes=QUOTA_BYTES)
-        self.link = Link(require_site(self.rig.folder), self.paths, self.store, SystemClock())
+        site = require_site(self.rig.folder)
+        self.store = await AsyncStore.open(
+            self.paths.store, quota_bytes=QUOTA_BYTES, links=places(site.link)
+        )
+        self.link = Link(site, self.paths, self.store, SystemClock())
         self._stop = asyncio.Event()
         self._task = asyncio.create_task(self.link.run(self._stop))
 
@@ -70,7 +74,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     made.write(
         link={
             "Broker": {"URL": "mqtt://127.0.0.1:1"},
-            "OpcUa": {"Endpoint": "opc.tcp://127.0.0.1:0/gatepost"},
+            "OpcUa": {"Endpoint": "opc.tcp://127.0.0.1:0/gatepost", "NoSecurity": True},
             "Store": {"FrameInterval": 0.1},
         }
     )
@@ -334,4 +338,21 @@ async def test_a_birth_that_the_store_refuses_holds_back_its_rows_and_loses_none
     assert refusals == 3
     await running.end()
     assert await link.numbers(running.field.epoch) == list(range(1, running.field.journal.last + 1))
+    await link.end()
+
+
+async def test_a_fault_in_opc_ua_costs_opc_ua_only(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object) -> bool:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr("gateway.mirror.Mirror._serve", broken)
+    running, link = Running(rig), LinkRunning(rig)
+    await link.start()
+    await running.ready()
+    await eventually(lambda: "a fault of ours" in link.link._mirror.error)
+    rig.temperature(31.0)
+    await follow(running, link)
+    await running.end()
     await link.end()

@@ -86,6 +86,18 @@ def test_a_change_is_an_event_with_the_reason_of_that_link(made: Shown) -> None:
     assert made.points.show(HEALTH, True) == []
 
 
+def test_each_point_has_its_own_reason(made: Shown) -> None:
+    """Not that of something else that is wrong with the link process."""
+    up = {**HEALTH, "connected": True, "store_ok": True}
+    made.points.show(up, True)
+    down = {"connected": False, "last_error": "broker refused", "reason": "OPC UA: port taken"}
+    full = {"store_ok": False, "store_error": "disk full"}
+    assert made.points.show({**up, **down, **full}, True) == [
+        {"what": "Broker_Connected", "value": 0.0, "reason": "broker refused"},
+        {"what": "Store_Ok", "value": 0.0, "reason": "disk full"},
+    ]
+
+
 def test_without_a_report_nothing_is_connected_and_the_last_backlog_is_uncertain(
     made: Shown,
 ) -> None:

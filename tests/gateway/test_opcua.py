@@ -11,15 +11,14 @@ from asyncua import Client, ua
 from config import status
 from config.points import PointDef
 from gateway.opcua import OpcUaError, OpcUaServer
-from gateway.opcua.library import (
-    MONITORED_ITEMS_MAX,
+from gateway.opcua.monitoring import limits
+from gateway.opcua.monitoring.limits import (
     PUBLISHING_INTERVAL_MS_MAX,
     PUBLISHING_INTERVAL_MS_MIN,
-    is_reportable,
 )
-from gateway.opcua.space import data_type, data_value
 from gateway.opcua.units import NO_CODE, code_number, unit_of
-from tests.gateway.opcua_case import NOW_NS, SITE, Seen, names, read, rows, until
+from gateway.opcua.values import data_type, data_value
+from tests.gateway.opcua_case import MODEL, NOW_NS, SITE, Seen, names, read, rows, until
 from tests.gateway.points import point
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -132,9 +131,9 @@ async def test_a_client_finds_site_equipment_and_channels(
     opcua: OpcUaServer, scada: Client
 ) -> None:
     site = await scada.nodes.objects.get_child("2:Lab")
-    assert await names(site) == ["Stack", "Fan", "Alarms", "Gateway"]
+    assert {"Stack", "Fan", "Alarms", "Gateway"} <= set(await names(site))
     stack = await site.get_child("2:Stack")
-    assert await names(stack) == ["Temperature", "Voltage"]
+    assert {"Temperature", "Voltage"} <= set(await names(stack))
     found = await stack.get_child("2:Temperature")
     assert found.nodeid.to_string() == "ns=2;s=Stack.Temperature"
     assert (await found.read_description()).Text == "hottest cell"
@@ -167,7 +166,7 @@ async def test_the_type_of_a_variable_follows_what_its_point_declares(
     expected: str,
     properties: list[str] | None,
 ) -> None:
-    await opcua.rebuild([point(1, "A.B", **more)])
+    await opcua.rebuild(MODEL, [point(1, "A.B", **more)])
     node = scada.get_node("ns=2;s=A.B")
     assert await node.read_type_definition() == ua.NodeId(getattr(ua.ObjectIds, expected))
     if properties is not None:
@@ -246,33 +245,6 @@ def changed(trigger: ua.DataChangeTrigger, deadband: float = 0.0) -> ua.DataChan
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "wanted", "expected"),
-    [
-        ((1.0, 0, 0), (1.0, 0, 1), None, False),
-        ((1.0, 0, 0), (2.0, 0, 1), None, True),
-        ((1.0, 0, 0), (1.0, status.UNCERTAIN_LAST_USABLE, 1), None, True),
-        ((1.0, 0, 0), (2.0, 0, 1), changed(ua.DataChangeTrigger.Status), False),
-        ((1.0, 0, 0), (1.0, status.BAD_TIMEOUT, 1), changed(ua.DataChangeTrigger.Status), True),
-        ((1.0, 0, 0), (1.0, 0, 9), changed(ua.DataChangeTrigger.StatusValueTimestamp), True),
-        ((1.0, 0, 0), (1.5, 0, 1), changed(ua.DataChangeTrigger.StatusValue, 1.0), False),
-        ((1.0, 0, 0), (2.5, 0, 1), changed(ua.DataChangeTrigger.StatusValue, 1.0), True),
-        ((1.0, 0, 0), (math.nan, 0, 1), changed(ua.DataChangeTrigger.StatusValue, 1.0), True),
-        ((math.nan, 0, 0), (math.nan, 0, 1), changed(ua.DataChangeTrigger.StatusValue, 1.0), False),
-        ((1.0, 0, 0), (2.0, 0, 1), ua.EventFilter(), True),
-    ],
-)
-async def test_what_counts_as_a_change(
-    before: tuple[float, int, int], after: tuple[float, int, int], wanted: Any, expected: bool
-) -> None:
-    old, new = (
-        data_value(ua.VariantType.Double, value, code, NOW_NS + second * 1_000_000_000, NOW_NS)
-        for value, code, second in (before, after)
-    )
-    assert is_reportable(None, new, wanted)
-    assert is_reportable(old, new, wanted) is expected
-
-
-@pytest.mark.parametrize(
     ("wanted", "code"),
     [
         (ua.EventFilter(), ua.StatusCodes.BadFilterNotAllowed),
@@ -329,8 +301,8 @@ async def test_no_client_can_ask_for_an_endless_or_a_busy_subscription(
 async def test_a_subscription_takes_a_bounded_number_of_items(
     scada: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert MONITORED_ITEMS_MAX <= 10_000
-    monkeypatch.setattr("gateway.opcua.library.MONITORED_ITEMS_MAX", 2)
+    assert limits.SUBSCRIPTION_ITEMS_MAX <= 10_000
+    monkeypatch.setattr(limits, "SUBSCRIPTION_ITEMS_MAX", 2)
     subscription = await scada.create_subscription(100, Seen())
     nodes = [scada.get_node(f"ns=2;s={given.tag}") for given in SITE[:3]]
     results = await subscription.subscribe_data_change(nodes)
@@ -352,7 +324,7 @@ async def test_a_rebuild_keeps_what_stays_and_ends_what_goes(
     await until(lambda: stays.values and goes.values)
 
     # The voltage has another place in the table, other units, and its old value.
-    await opcua.rebuild([point(1, "Stack.Pressure"), point(2, "Stack.Voltage", units="kV")])
+    await opcua.rebuild(MODEL, [point(1, "Stack.Pressure"), point(2, "Stack.Voltage", units="kV")])
     assert (await read(scada, "Stack.Voltage")).Value.Value == 2.0
     pressure = await read(scada, "Stack.Pressure")
     assert pressure.StatusCode.value == status.BAD_WAITING_FOR_INITIAL_DATA
@@ -361,7 +333,9 @@ async def test_a_rebuild_keeps_what_stays_and_ends_what_goes(
     gone = await read(scada, "Fan.Running")
     assert gone.StatusCode.value == ua.StatusCodes.BadNodeIdUnknown
     site = await scada.nodes.objects.get_child("2:Lab")
-    assert await names(site) == ["Stack"]
+    found = await names(site)
+    assert "Stack" in found
+    assert "Fan" not in found
 
     await opcua.update(rows((1, 5.0, 0), (2, 6.0, 0)))
     await until(lambda: len(stays.values) == 2 and len(goes.values) == 2)
@@ -373,7 +347,7 @@ async def test_a_rebuild_keeps_what_stays_and_ends_what_goes(
 async def test_a_point_that_changes_its_type_keeps_its_node_id(
     opcua: OpcUaServer, scada: Client
 ) -> None:
-    await opcua.rebuild([point(1, "Stack.Voltage", kind="discrete")])
+    await opcua.rebuild(MODEL, [point(1, "Stack.Voltage", kind="discrete")])
     await opcua.update(rows((1, 3.0, 0)))
     shown = await read(scada, "Stack.Voltage")
     assert shown.Value == ua.Variant(3, ua.VariantType.Int64)
@@ -385,7 +359,7 @@ async def test_a_table_that_can_t_be_built_leaves_the_old_one(
     await opcua.update(rows((1, 1.0, 0)))
     twice = [point(1, "A.B"), point(2, "A.B")]
     with pytest.raises(OpcUaError, match=r"A\.B"):
-        await opcua.rebuild(twice)
+        await opcua.rebuild(MODEL, twice)
     assert (await read(scada, "Stack.Temperature")).Value.Value == 1.0
     assert opcua.variables == 5
 
@@ -394,7 +368,7 @@ async def test_an_equipment_called_like_a_tag_or_the_site_is_no_conflict(
     opcua: OpcUaServer, scada: Client
 ) -> None:
     odd = PointDef(index=2, tag="A.B.C", equipment="A.B", channel="C")
-    await opcua.rebuild([point(1, "A.B"), odd, point(3, "Lab.Lab")])
+    await opcua.rebuild(MODEL, [point(1, "A.B"), odd, point(3, "Lab.Lab")])
     await opcua.update(rows((1, 1.0, 0), (2, 2.0, 0), (3, 3.0, 0)))
     for tag, value in (("A.B", 1.0), ("A.B.C", 2.0), ("Lab.Lab", 3.0)):
         assert (await read(scada, tag)).Value.Value == value

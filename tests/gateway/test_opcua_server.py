@@ -17,13 +17,21 @@ from asyncua import Client, ua
 from asyncua.server.internal_server import InternalServer
 
 from config import status
+from config.opcua import OpcUaEntry
 from gateway.opcua import OpcUaError, OpcUaServer, parse_endpoint, point_of
-from gateway.opcua.library import (
-    BUFFER_BYTES_MAX,
-    CONNECTIONS_MAX,
-    LeanServer,
+from gateway.opcua.library import standard_space
+from gateway.opcua.transport.limits import CHUNK_BYTES
+from tests.gateway.opcua_case import (
+    ANY_PORT,
+    MODEL,
+    NOW_NS,
+    SITE,
+    Seen,
+    read,
+    rows,
+    server,
+    until,
 )
-from tests.gateway.opcua_case import ANY_PORT, NOW_NS, SITE, Seen, read, rows, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -38,9 +46,9 @@ async def test_writes_and_changes_of_the_address_space_are_refused(
 ) -> None:
     await opcua.update(rows((3, 0.0, 0)))
     fan = scada.get_node("ns=2;s=Fan.Running")
-    with pytest.raises(ua.uaerrors.BadUserAccessDenied):
+    with pytest.raises(ua.uaerrors.BadSecurityModeInsufficient):
         await fan.write_value(True)
-    with pytest.raises(ua.uaerrors.BadUserAccessDenied):
+    with pytest.raises(ua.UaError):
         await fan.write_attribute(
             ua.AttributeIds.AccessLevel, ua.DataValue(ua.Variant(3, ua.VariantType.Byte))
         )
@@ -101,12 +109,12 @@ async def test_a_message_without_end_is_cut_off(opcua: OpcUaServer, scada: Clien
     writer.write(b"MSGF\xff\xff\xff\x7f")
     sent = 0
     with contextlib.suppress(ConnectionError):
-        while sent < 100 * BUFFER_BYTES_MAX and not reader.at_eof():
-            writer.write(bytes(BUFFER_BYTES_MAX))
+        while sent < 100 * CHUNK_BYTES and not reader.at_eof():
+            writer.write(bytes(CHUNK_BYTES))
             await writer.drain()
             await asyncio.sleep(0.01)
-            sent += BUFFER_BYTES_MAX
-    assert sent < 100 * BUFFER_BYTES_MAX
+            sent += CHUNK_BYTES
+    assert sent < 100 * CHUNK_BYTES
     writer.close()
     await until(lambda: opcua.clients == 1)
 
@@ -114,16 +122,19 @@ async def test_a_message_without_end_is_cut_off(opcua: OpcUaServer, scada: Clien
 # -- start and stop ----------------------------------------------------------------------------
 
 
-async def test_a_port_in_use_is_told_with_the_remedy_and_can_be_tried_again() -> None:
+async def test_a_port_in_use_is_told_with_the_remedy_and_can_be_tried_again(
+    tmp_path: Path,
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        opcua = OpcUaServer(f"opc.tcp://127.0.0.1:{port}/gatepost", "Lab")
+        endpoint = f"opc.tcp://127.0.0.1:{port}/gatepost"
+        opcua = server(tmp_path, OpcUaEntry(Endpoint=endpoint, NoSecurity=True))
         with pytest.raises(OpcUaError) as caught:
-            await opcua.start(SITE)
+            await opcua.start(MODEL, SITE)
     assert f"127.0.0.1:{port}/gatepost" in str(caught.value)
     assert "in use" in str(caught.value)
     assert "OpcUa.Endpoint in link.json" in str(caught.value)
-    await opcua.start(SITE)
+    await opcua.start(MODEL, SITE)
     try:
         assert opcua.url == f"opc.tcp://127.0.0.1:{port}/gatepost"
         async with Client(opcua.url):
@@ -132,15 +143,15 @@ async def test_a_port_in_use_is_told_with_the_remedy_and_can_be_tried_again() ->
         await opcua.stop()
 
 
-async def test_a_started_server_stops_without_a_trace_and_stops_twice() -> None:
+async def test_a_started_server_stops_without_a_trace_and_stops_twice(tmp_path: Path) -> None:
     before = asyncio.all_tasks()
-    opcua = OpcUaServer(ANY_PORT, "Lab")
+    opcua = server(tmp_path)
     await opcua.update(rows((1, 1.0, 0)))
     await opcua.mark_all(status.BAD_NO_COMMUNICATION, NOW_NS)
-    await opcua.rebuild(SITE)
+    await opcua.rebuild(MODEL, SITE)
     assert (opcua.url, opcua.variables, opcua.clients) == (ANY_PORT, 0, 0)
 
-    await opcua.start([dataclasses.asdict(given) for given in SITE])
+    await opcua.start(MODEL, [dataclasses.asdict(given) for given in SITE])
     url = opcua.url
     async with Client(url) as scada:
         subscription = await scada.create_subscription(50, Seen())
@@ -168,10 +179,11 @@ async def test_a_started_server_stops_without_a_trace_and_stops_twice() -> None:
     ],
 )
 async def test_an_endpoint_that_can_t_be_used_names_itself_and_the_key(
-    endpoint: str, why: str
+    endpoint: str, why: str, tmp_path: Path
 ) -> None:
+    settings = OpcUaEntry(Endpoint=endpoint, NoSecurity=True)
     with pytest.raises(OpcUaError, match=why) as caught:
-        await OpcUaServer(endpoint, "Lab").start(SITE)
+        await server(tmp_path, settings).start(MODEL, SITE)
     assert repr(endpoint) in str(caught.value)
     assert "link.json" in str(caught.value)
 
@@ -207,10 +219,9 @@ def references(nodes: Any, kept: Any) -> dict[str, set[tuple[str, str, bool]]]:
 
 
 async def test_the_standard_s_nodes_that_stay_are_as_the_library_makes_them() -> None:
-    lean, full = LeanServer(), InternalServer()
-    await lean.init()
+    full = InternalServer()
     await full.init()
-    ours, theirs = lean.aspace._nodes, full.aspace._nodes
+    ours, theirs = standard_space()._nodes, full.aspace._nodes
     assert not [r for node in ours.values() for r in node.references if r.NodeId not in ours]
     assert references(ours, ours) == references(theirs, ours)
     for number, node in ours.items():
@@ -230,8 +241,6 @@ async def test_the_standard_s_nodes_that_stay_are_as_the_library_makes_them() ->
     ):
         assert ua.NodeId(needed) in ours
     assert ua.NodeId(ids.PublishSubscribe) not in ours
-    assert lean.max_connections == CONNECTIONS_MAX
-    await lean.stop()
     await full.stop()
 
 
@@ -270,10 +279,10 @@ async def test_node_opcua_reads_monitors_and_is_refused_to_write(opcua: OpcUaSer
 
 
 def check_what_node_saw(seen: dict[str, Any], url: str) -> None:
-    assert seen["endpoints"] == [url]
+    assert set(seen["endpoints"]) == {url}
     assert "Lab" in seen["objects"]
-    assert seen["equipment"] == ["Stack", "Fan", "Alarms", "Gateway"]
-    assert seen["channels"] == ["Temperature", "Voltage"]
+    assert {"Stack", "Fan", "Alarms", "Gateway"} <= set(seen["equipment"])
+    assert {"Temperature", "Voltage"} <= set(seen["channels"])
     assert seen["namespaces"][2] == "urn:gatepost:Lab"
     assert seen["analog"] == {
         "status": 0,
@@ -298,5 +307,5 @@ def check_what_node_saw(seen: dict[str, Any], url: str) -> None:
         "ns=2;s=Stack.Temperature": [(712.5, 0, "20.123Z"), (714, 0, "21.123Z"), bad],
         "ns=2;s=Fan.Running": [(False, 0, "20.123Z"), (True, 0, "21.123Z"), bad],
     }
-    assert seen["refusals"] == ["BadUserAccessDenied", "BadUserAccessDenied"]
+    assert seen["refusals"] == ["BadNotWritable", "BadNotWritable"]
     assert seen["administrator"] == "refused"

@@ -15,6 +15,7 @@ from sync.forms.formats import form_of
 from sync.forms.forms import Form, Publication
 from sync.forms.gatepost_form import GatepostForm
 from sync.forms.json_form import JsonForm
+from sync.forms.pubsub_form import PubSubForm
 from sync.forms.sparkplug import SparkplugForm
 from sync.link.latest import Latest
 from sync.store.store import StoredFrame
@@ -32,6 +33,7 @@ def made(name: str, entry: BrokerEntry) -> Form:
         (BrokerEntry(), GatepostForm),
         (LinkEntry(Format="gatepost"), GatepostForm),
         (LinkEntry(), JsonForm),
+        (LinkEntry(Format="opcua"), PubSubForm),
         (LinkEntry(Format="sparkplug"), SparkplugForm),
     ],
 )
@@ -41,13 +43,14 @@ def test_the_format_decides(entry: BrokerEntry, kind: type) -> None:
 
 def test_links_to_one_broker_are_different_clients() -> None:
     ids = {made("cloud", BrokerEntry()).opening().client_id}
-    for kind in ("gatepost", "json", "sparkplug"):
+    for kind in ("gatepost", "json", "opcua", "sparkplug"):
         entry = LinkEntry.model_validate({"Format": kind})
         ids.add(made(kind, entry).opening().client_id)
     assert ids == {
         "gatepost-lab",
         "gatepost-lab:gatepost",
         "gatepost-lab:json",
+        "gatepost-lab:opcua",
         "gatepost-lab:sparkplug",
     }
 

@@ -87,6 +87,7 @@ async def lab(tmp_path: Path, free_port: FreePort) -> AsyncIterator[Lab]:
     [
         ("gatepost", "gatepost/lab/birth", "gatepost/lab/birth"),
         ("json", "lab/state", "lab/state"),
+        ("opcua", "opcua/json/status/lab", "opcua/json/status/lab"),
         ("sparkplug", "NBIRTH", "NDEATH"),
     ],
 )
@@ -149,6 +150,7 @@ async def test_a_table_that_is_in_force_again_is_told_again(lab: Lab) -> None:
     [
         ("gatepost", "gatepost/lab/birth"),
         ("json", "lab/points/Device"),
+        ("opcua", "opcua/json/metadata/lab/gatepost-backlog/Device"),
         ("sparkplug", "spBv1.0/lab/NBIRTH/gatepost"),
     ],
 )

@@ -40,7 +40,11 @@ DOCUMENTED_MODULES = (
 # The supervisors: one broad except each, which counts and reports (style rule 8).
 BROAD_EXCEPTS_MAX = {
     "gateway/poll.py": 1,
+    "gateway/history.py": 1,
     "gateway/link.py": 1,
+    "gateway/opcua/monitoring/subscriptions.py": 1,
+    "gateway/opcua/transport/connection.py": 1,
+    "gateway/opcua/transport/requests.py": 1,
     "gateway/supervisor.py": 1,
 }
 

@@ -1,0 +1,1 @@
+"""Subscriptions and monitored items: what clients are told without asking."""

@@ -1,0 +1,1 @@
+"""The address space, built from the site."""

@@ -1,0 +1,1 @@
+"""Writes and methods, which become commands."""

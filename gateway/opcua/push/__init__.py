@@ -1,0 +1,1 @@
+"""Certificates and trust lists pushed by a certificate manager (OPC 10000-12, 7.10)."""

@@ -1,0 +1,1 @@
+"""Certificates, users, rights, audit."""

@@ -1,0 +1,1 @@
+"""Connections, channels, sessions: who talks to the server, and how much."""

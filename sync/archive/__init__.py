@@ -1,0 +1,1 @@
+"""The archive: measurements and events by point and time, beside the store of frames."""
