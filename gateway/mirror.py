@@ -219,6 +219,7 @@ class Mirror:
         up = self._shown is not None
         return {
             "opcua": self._server.url if up else "",
+            "opcua_starts": self._active and not up and not self.error,
             "opcua_variables": self._server.variables if up else 0,
             "opcua_clients": self._server.clients if up else 0,
         }

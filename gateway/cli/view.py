@@ -178,6 +178,8 @@ def _opcua(link: Mapping[str, Any]) -> Text:
         clients = link.get("opcua_clients")
         return Text(str(link["opcua"]) + (f", {counted(clients, 'client')}" if clients else ""))
     reason = str(link.get("reason", ""))
+    if link.get("opcua_starts"):
+        return Text("starting")
     elsewhere = not link.get("store_ok", True) or reason == link.get("last_error", "")
     if elsewhere or not reason:
         return Text("not listening")

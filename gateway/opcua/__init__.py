@@ -178,11 +178,6 @@ class OpcUaServer:
         if self._running is not None and len(records):
             self._running.update_now(records)
 
-    async def mark_all(self, status: int, utc_ns: int) -> None:
-        """Give all points one status at once, e.g. ``BadNoCommunication`` without a field."""
-        if self._running is not None:
-            await self._running.mark_all(status, utc_ns)
-
     def heard(self, batch: Batch) -> None:
         """Records of the field process: receipts and alarms among them concern clients."""
         if self._running is not None:

@@ -263,6 +263,7 @@ class Running:
             self._parts.diagnostics.ends_ns = now_ns + int(FAREWELL_S * 1e9)
             await asyncio.sleep(FAREWELL_S)
         await self._listener.stop()
+        self.guard.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -299,11 +300,6 @@ class Running:
     def _update(self, records: NDArray[np.void]) -> None:
         self.values.update(records)
         self.parts.space.update(records)
-
-    async def mark_all(self, status: int, utc_ns: int) -> None:
-        """One status for all points."""
-        async with self._order:
-            self.values.mark_all(status, utc_ns)
 
     async def rebuild(self, model: SiteModel, points: Sequence[PointDef]) -> None:
         """Another configuration, in one step. Raises ValueError; then the old one is shown on."""

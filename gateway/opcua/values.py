@@ -144,12 +144,6 @@ class Values:
         self.rows[index] = records
         self.changed(records)
 
-    def mark_all(self, status: int, utc_ns: int) -> None:
-        """One status for all points."""
-        self.rows["status"] = status
-        self.rows["utc_ns"] = utc_ns
-        self.changed(self.rows[1:].copy())
-
     def value(self, index: int) -> ua.DataValue:
         """A point's value as a client reads it."""
         row = self.rows[index]

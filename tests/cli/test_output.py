@@ -103,6 +103,7 @@ def link_with(**changes: Any) -> dict[str, Any]:
             ["not connected, mqtt://b:1883: refused"],
         ),
         ({"opcua": "", "reason": "port in use"}, ["not listening: port in use"]),
+        ({"opcua": "", "opcua_starts": True}, ["starting"]),
         ({"opcua": "", "reason": "refused", "last_error": "refused"}, ["OPC UA", "not listening"]),
     ],
 )

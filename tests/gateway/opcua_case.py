@@ -12,6 +12,7 @@ from asyncua import Client, ua
 from asyncua.common.node import Node
 from numpy.typing import NDArray
 
+from config import status
 from config.opcua import OpcUaEntry
 from config.points import PointDef
 from gateway.core.clock import SystemClock
@@ -91,6 +92,12 @@ def rows(*given: tuple[int, float, int], utc_ns: int = NOW_NS) -> NDArray[np.voi
     for row, (index, value, code) in zip(made, given, strict=True):
         row["point"], row["value"], row["status"], row["utc_ns"] = index, value, code, utc_ns
     return made
+
+
+def lost(count: int, utc_ns: int) -> NDArray[np.void]:
+    """What a link shows of `count` points whose field process is gone."""
+    gone = [(index, 0.0, status.BAD_NO_COMMUNICATION) for index in range(1, count + 1)]
+    return rows(*gone, utc_ns=utc_ns)
 
 
 async def until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:

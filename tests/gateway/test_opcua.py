@@ -18,7 +18,7 @@ from gateway.opcua.monitoring.limits import (
 )
 from gateway.opcua.units import NO_CODE, code_number, unit_of
 from gateway.opcua.values import data_type, data_value
-from tests.gateway.opcua_case import MODEL, NOW_NS, SITE, Seen, names, read, rows, until
+from tests.gateway.opcua_case import MODEL, NOW_NS, SITE, Seen, lost, names, read, rows, until
 from tests.gateway.points import point
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -63,9 +63,11 @@ async def test_a_point_that_was_never_read_says_so_and_has_no_source_time(
     assert shown.SourceTimestamp is None
 
 
-async def test_mark_all_makes_every_point_bad_at_once(opcua: OpcUaServer, scada: Client) -> None:
+async def test_a_field_that_is_lost_makes_every_point_bad_at_once(
+    opcua: OpcUaServer, scada: Client
+) -> None:
     await opcua.update(rows((1, 1.0, status.GOOD), (2, 1.0, status.GOOD), (3, 1.0, status.GOOD)))
-    await opcua.mark_all(status.BAD_NO_COMMUNICATION, NOW_NS + 5_000_000_000)
+    await opcua.update(lost(len(SITE), NOW_NS + 5_000_000_000))
     for given in SITE:
         shown = await read(scada, given.tag)
         assert shown.StatusCode.value == status.BAD_NO_COMMUNICATION

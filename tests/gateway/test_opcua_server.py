@@ -27,6 +27,7 @@ from tests.gateway.opcua_case import (
     NOW_NS,
     SITE,
     Seen,
+    lost,
     read,
     rows,
     server,
@@ -147,7 +148,7 @@ async def test_a_started_server_stops_without_a_trace_and_stops_twice(tmp_path: 
     before = asyncio.all_tasks()
     opcua = server(tmp_path)
     await opcua.update(rows((1, 1.0, 0)))
-    await opcua.mark_all(status.BAD_NO_COMMUNICATION, NOW_NS)
+    await opcua.update(lost(len(SITE), NOW_NS))
     await opcua.rebuild(MODEL, SITE)
     assert (opcua.url, opcua.variables, opcua.clients) == (ANY_PORT, 0, 0)
 
@@ -268,7 +269,7 @@ async def test_node_opcua_reads_monitors_and_is_refused_to_write(opcua: OpcUaSer
                 assert line, (await node.communicate())[1].decode()
             await opcua.update(rows((1, 713.0, 0)))  # inside the deadband of 1
             await opcua.update(rows((1, 714.0, 0), (3, 1.0, 0), utc_ns=NOW_NS + 1_000_000_000))
-            await opcua.mark_all(status.BAD_NO_COMMUNICATION, NOW_NS + 2_000_000_000)
+            await opcua.update(lost(len(SITE), NOW_NS + 2_000_000_000))
             output, problem = await node.communicate()
     finally:
         if node.returncode is None:

@@ -12,6 +12,7 @@ import hashlib
 import logging
 import socket
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -117,7 +118,7 @@ class Guard:
         self._known: dict[bytes, tuple[int, int]] = {}
         self._shown: dict[str, list[x509.Certificate]] = {}  # chains of users, by thumbprint
         self._attempts = Attempts()
-        self._hashing = asyncio.Semaphore(HASHING_MAX)
+        self._hashing = ThreadPoolExecutor(HASHING_MAX, thread_name_prefix="opcua password")
         self._waiting = 0
         self._addresses: Counter[str] = Counter()  # of those that wait
         self._rejections = Allowance(clock, REJECTIONS, 1.0)
@@ -127,6 +128,10 @@ class Guard:
             for policy in policies.chosen(settings)
             for token in policies.token_policies(policy, anonymous=False)
         }
+
+    def close(self) -> None:
+        """End the thread that hashes passwords."""
+        self._hashing.shutdown(wait=False, cancel_futures=True)
 
     async def open(self) -> None:
         """Make folders, key and certificate where there are none, and load. Raises GuardError."""
@@ -307,6 +312,9 @@ class Guard:
         der = certificates.der_of(certificate)
         name = "".join(filter(str.isprintable, certificates.common_name(certificate)))[:64]
         self._audit.certificate(f"{name} {peer}".strip(), thumbprint(der), code, der)
+        known = self._now.clients if folder is self._clients else self._now.people
+        if thumbprint(der) in known.trusted:
+            return  # what is wrong with it, no trust would mend
         if len(der) <= certificates.CERTIFICATE_BYTES_MAX and self._rejections.take():
             folder.reject(certificate)
 
@@ -380,9 +388,9 @@ class Guard:
             password = tokens.password_of(encrypted, nonce, key, policy)
             return passwords.matches(password or "", expected) and password is not None
 
-        async with self._hashing:
-            right = await asyncio.to_thread(compare)
-        return right and known
+        # A logon that is given up meanwhile ends when its thread does, not before.
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._hashing, compare) and known
 
     def _decoy(self) -> str:
         """A hash that costs what those of the users cost."""

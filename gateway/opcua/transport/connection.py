@@ -35,9 +35,9 @@ class Connection(asyncio.Protocol):
     """A client's TCP connection with its channel and its requests."""
 
     def __init__(
-        self, hub: Hub, number: int, gone: Callable[[Connection], None], met: Callable[..., bool]
+        self, hub: Hub, number: int, gone: Callable[[Connection], None], met: Callable[..., None]
     ) -> None:
-        """`met` is asked when the connection is made, `gone` told when it is lost."""
+        """`met` is told when the connection is made, `gone` told when it is lost."""
         self._hub = hub
         self._number = number
         self._gone = gone
@@ -70,8 +70,7 @@ class Connection(asyncio.Protocol):
         self.address = str(peer[0])
         self.channel = Channel(self._number, self.address, self._hub.clock)
         self._transport.set_write_buffer_limits(high=OUTPUT_BYTES_HIGH)
-        if not self._met(self):
-            self.cut()
+        self._met(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone: its requests end, its sessions wait for another connection."""

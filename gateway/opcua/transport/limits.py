@@ -31,7 +31,7 @@ UNREAD_S_MAX: Final = 20.0  # so long may it stay above OUTPUT_BYTES_HIGH
 # -- channels
 CHANNEL_LIFETIME_MS_MIN: Final = 10_000
 CHANNEL_LIFETIME_MS_MAX: Final = 3_600_000
-RENEWAL_S_MIN: Final = 1.0  # between two of a channel; sooner, they wait
+RENEWAL_S_MIN: Final = 0.2  # between two of a channel; answers wait, and clients give up after 1 s
 OPENINGS_WAITING_MAX: Final = 64  # channels whose keys wait for their turn to be computed
 OPENING_WAITS_S_MAX: Final = 2.0
 OPENINGS_PER_S: Final = 30.0  # all clients together, in the long run

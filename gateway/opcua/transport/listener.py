@@ -47,7 +47,7 @@ class Listener:
     def _made(self) -> Connection:
         return Connection(self._hub, next(self._numbers), self._connections.discard, self._met)
 
-    def _met(self, newcomer: Connection) -> bool:
+    def _met(self, newcomer: Connection) -> None:
         """Where too many have no session yet, one of those that show least of one makes room."""
         strangers = [one for one in self._connections if not one.is_admitted]
         if len(strangers) >= STRANGERS_MAX:
@@ -59,7 +59,6 @@ class Listener:
             self._connections.discard(worst)
             worst.cut()
         self._connections.add(newcomer)
-        return True
 
     async def _look(self) -> None:
         """End what is over, until cancelled."""

@@ -35,6 +35,7 @@ from tests.gateway.opcua.nodes_case import (
     standard_copy,
     targets,
 )
+from tests.gateway.opcua_case import lost
 
 IDS = ua.ObjectIds
 ATTRIBUTES = ua.AttributeIds
@@ -177,7 +178,7 @@ def test_health_of_devices_and_service_level_when_the_field_is_away() -> None:
     put(space, "Fan.Mode", 1.0, status.BAD_TIMEOUT)
     assert ask.value_callback(None, None).Value.Value == Health.OFF_SPEC
     assert space.diagnostics.service_level == 255
-    space.values.mark_all(status.BAD_NO_COMMUNICATION, NOW_NS)
+    space.values.update(lost(len(space.values.points), NOW_NS))
     shown = ask.value_callback(None, None)
     assert (shown.Value, shown.StatusCode.value) == (None, status.BAD_NO_COMMUNICATION)
     assert space.diagnostics.service_level == 1
