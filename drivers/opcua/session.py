@@ -24,6 +24,7 @@ from cryptography import x509
 
 from config.model import EquipmentTags
 from drivers.errors import DriverError, Garbled, NoAnswer, NotConnected, Refused
+from drivers.opcua.decoding import bind_decoder
 from drivers.server_url import ServerUrl, password_of
 
 CHUNK_BYTES_MAX: Final = 65535
@@ -153,6 +154,7 @@ class Session:
     def __init__(self, server: ServerUrl, tags: EquipmentTags, on_lost: Callable[[], None]) -> None:
         """`on_lost` is called when the connection ends."""
         quiet()
+        bind_decoder()
         self._server = server
         self._tags = tags
         self._timeout_s = tags.Timeout

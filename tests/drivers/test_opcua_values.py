@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from config import status
 from config.model import Channel
 from drivers.errors import Garbled, OutOfRange, Refused
+from drivers.opcua.decoding import bind_decoder
 from drivers.opcua.session import typed_errors
 from drivers.opcua.values import reading_of, stamp_ns, variant_of, variant_type_of
 
@@ -165,8 +166,17 @@ def test_any_value_is_a_reading(given_value: Any, code: int, array_pos: int | No
     assert 0 <= reading.code < 2**32
 
 
+def test_an_array_that_announces_more_values_than_bytes_is_garbled() -> None:
+    """Each nothing takes no bytes: the library would make two thousand million of them."""
+    bind_decoder()
+    data = bytes([1, 0x80]) + (2**31 - 1).to_bytes(4, "little") + bytes(40)
+    with pytest.raises(Garbled), typed_errors("read", 1.0):
+        struct_from_binary(ua.DataValue, ua.utils.Buffer(data))
+
+
 @given(st.binary(max_size=80), st.integers(0, 40), st.integers(0, 255))
 def test_spoiled_bytes_end_in_a_reading_or_typed(tail: bytes, at: int, byte: int) -> None:
+    bind_decoder()
     stamp = datetime(2026, 9, 21, tzinfo=UTC)
     data = bytearray(struct_to_binary(value([1.0, 2.0], T.Double, 5, SourceTimestamp=stamp)))
     data[at % len(data)] = byte
