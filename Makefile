@@ -22,7 +22,7 @@ demo: venv ## the guided demonstration; options in ARGS, e.g. ARGS="--json"
 	@$(BIN)/gatepost demo $(ARGS)
 
 test: system-packages node-peers lint ## lint and all tests, with everything they need installed first
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 lint: venv-test ## ruff, mypy and the import contracts
 	@$(BIN)/ruff check .

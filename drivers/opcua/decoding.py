@@ -17,13 +17,13 @@ from asyncua.ua.uaerrors import UaError
 _UNPACK: Final = ua_binary.unpack_uatype_array
 
 
-def _unpack_array(kind: ua.VariantType, data: Buffer | IO[Any]) -> list[Any] | None:
+def _unpack_array(vtype: ua.VariantType, data: Buffer | IO[Any]) -> list[Any] | None:
     """What the library's function does. Raises UaError for a length that can't be true."""
     assert isinstance(data, Buffer), "messages are taken apart from the memory"
     length = Primitives.Int32.unpack(data.copy(4))
     if length > len(data):
         raise UaError(f"an array of {length} values in {len(data)} bytes")
-    return _UNPACK(kind, data)
+    return _UNPACK(vtype, data)
 
 
 def bind_decoder() -> None:
