@@ -60,6 +60,7 @@ async def test_a_command_is_taken_and_passed_on_once(desk: Desk) -> None:
         "source": "market: bidding",
         "action": "write",
         "comment": "",
+        "seen_utc_ns": 0,
     }
     (taken,) = desk.door.journaled
     assert taken == desk.door.published[0]
