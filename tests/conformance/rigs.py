@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final, Protocol
 
 from config.site import Instrument
 
-TIMEOUT_S: Final = 0.4
+TIMEOUT_S: Final = 1.0
 
 
 class Server(Protocol):
