@@ -274,18 +274,6 @@ async def test_a_comment_is_journaled_and_told(bench: Bench) -> None:
     await bench.call(9111, HOT, last_id(bench), text(""))
 
 
-async def test_comments_have_the_pace_of_commands(bench: Bench) -> None:
-    """Each is a receipt in the journal, which nobody may fill up."""
-
-    async def write_on() -> None:
-        for _ in range(2 * int(PACE.burst)):
-            await bench.call(9029, HOT, last_id(bench), text("x"))
-
-    with pytest.raises(MethodFault) as raised:
-        await write_on()
-    assert raised.value.code == C.BadResourceUnavailable
-
-
 async def test_a_comment_that_nobody_journals_is_refused(bench: Bench) -> None:
     bench.stand.desk.ready = False
     assert await bench.fault(9029, HOT, last_id(bench), text("x")) == C.BadNoCommunication
@@ -310,3 +298,15 @@ async def test_every_method_of_a_condition_has_its_audit_event(bench: Bench) -> 
         assert set(one.fields) <= {
             (given.Name, KIND_OF[given.DataType.Identifier]) for given in method.inputs
         } | {("ConditionEventId", ua.VariantType.ByteString)}
+
+
+async def test_comments_have_the_pace_of_commands(bench: Bench) -> None:
+    """Each is a receipt in the journal, which nobody may fill up. The last that comments here."""
+
+    async def write_on() -> None:
+        for _ in range(2 * int(PACE.burst)):
+            await bench.call(9029, HOT, last_id(bench), text("x"))
+
+    with pytest.raises(MethodFault) as raised:
+        await write_on()
+    assert raised.value.code == C.BadResourceUnavailable
