@@ -18,7 +18,6 @@ from gateway.opcua.values import EPOCH_TICKS
 TEXT_CHARS_MAX: Final = 1000
 UNCERTAIN: Final = 0x40000000
 QUALITIES: Final = {"good": codes.GOOD, "uncertain": UNCERTAIN, "bad": codes.BAD}
-NO_LIMIT: Final = ua.NodeId()
 LIMIT_STATES: Final = {
     "HighHigh": ua.ObjectIds.ExclusiveLimitStateMachineType_HighHigh,
     "High": ua.ObjectIds.ExclusiveLimitStateMachineType_High,

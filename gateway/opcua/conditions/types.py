@@ -36,10 +36,6 @@ class EventTypes:
         """True for BaseEventType and what comes below it."""
         return node in self._above
 
-    def is_kind(self, node: ua.NodeId, wanted: ua.NodeId) -> bool:
-        """True where a type is another one or comes below it."""
-        return wanted in self._above.get(node, ())
-
     def kinds(self, wanted: ua.NodeId) -> frozenset[ua.NodeId]:
         """A type and all below it."""
         return frozenset(node for node, above in self._above.items() if wanted in above)

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from config import status as codes
 from gateway.opcua.values import EPOCH_TICKS
 
-NO_TIME_NS: Final = -(2**63)  # of a row that has no time to show
 _VALUE, _STATUS, _SOURCE = 0x01, 0x02, 0x04  # fields of a DataValue that are there
 _TYPES: Final = {
     ua.VariantType.Boolean: np.dtype("u1"),

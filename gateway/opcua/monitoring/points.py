@@ -8,7 +8,6 @@ what later values are compared with; older ones, of queues longer than one, stan
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -405,7 +404,3 @@ class PointTable:
             parts.append(self._encode(whole))
             self.full[whole] = self.ready[whole] = self.over[whole] = False
         return limit, parts, rows[len(whole) :]
-
-    def rows_of(self, items: Sequence[PointItem]) -> NDArray[np.int64]:
-        """Rows of items."""
-        return np.array([item.row for item in items], dtype=np.int64)
